@@ -1,0 +1,33 @@
+"""moesim: a discrete-event simulator of Mixture-of-Experts clusters."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moesim.experiment import compare, simulate
+    from moesim.papers import reproduce
+    from moesim.results import Comparison, Result
+    from moesim.scenario import load_scenario
+
+__version__ = "0.1.0"
+
+__all__ = ["Comparison", "Result", "compare", "load_scenario", "reproduce", "simulate"]
+
+_HOMES = {
+    "Comparison": "moesim.results",
+    "Result": "moesim.results",
+    "compare": "moesim.experiment",
+    "load_scenario": "moesim.scenario",
+    "reproduce": "moesim.papers",
+    "simulate": "moesim.experiment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that ``import moesim`` costs nothing."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    message = f"module 'moesim' has no attribute '{name}'"
+    raise AttributeError(message)

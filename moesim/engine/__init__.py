@@ -1,0 +1,1 @@
+"""Turns decisions into time, bytes and memory."""

@@ -1,0 +1,1 @@
+"""What runs: layers, experts, and their bytes and FLOPs."""

@@ -1,0 +1,1 @@
+"""What is decided: placement and dispatch, as pure functions from loads to plans."""

@@ -1,0 +1,98 @@
+"""The contract of a policy: pure decisions from what a real system would know.
+
+A placement policy turns past loads into a placement; a dispatch policy turns the load of a step into
+a plan. Neither sees time, SimPy or random state, and neither keeps anything between calls. A
+``Policy`` is one of each under one name, which is what users compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from moesim.policies.plan import DispatchPlan, Placement
+from moesim.routing.load import Load
+
+
+class Parameters(BaseModel):
+    """Typed parameters of a policy: frozen, unknown keys refused, defaults always usable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterView:
+    """What a policy may know of the machine and the model, read only.
+
+    Attributes:
+        devices: number of devices of the expert-parallel group.
+        node_of: node that each device is in, int64 [devices].
+        experts: routed experts per layer.
+        top_k: experts per token.
+        expert_bytes: weight bytes of one expert.
+        token_bytes: bytes of one token copy on the wire, one way.
+        expert_groups: routing groups of the model (1 where it has none).
+        free_expert_slots: experts of one layer that a device's memory can hold beyond its share.
+    """
+
+    devices: int
+    node_of: npt.NDArray[np.int64]
+    experts: int
+    top_k: int
+    expert_bytes: int
+    token_bytes: int
+    expert_groups: int = 1
+    free_expert_slots: int = 1 << 30
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes."""
+        return int(np.unique(self.node_of).size)
+
+
+@runtime_checkable
+class PlacementPolicy(Protocol):
+    """Decides which device holds which expert."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    parameters_type: ClassVar[type[Parameters]]
+    parameters: Any
+
+    def place(self, statistics: npt.NDArray[np.int64], view: ClusterView) -> Placement:
+        """Place experts given past copies per expert, int64 [layers, experts]."""
+        ...
+
+
+@runtime_checkable
+class DispatchPolicy(Protocol):
+    """Decides which device computes which token copies of a step."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    exact: ClassVar[bool]
+    parameters_type: ClassVar[type[Parameters]]
+    parameters: Any
+
+    def plan(self, load: Load, placement: Placement, view: ClusterView) -> DispatchPlan:
+        """Plan all MoE layers of one step."""
+        ...
+
+    def planning_seconds(self, experts: int, devices: int) -> float:
+        """Return the time to compute the plan of one layer, a parameter of the policy (s)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A placement and a dispatch policy under one name: what users compare."""
+
+    name: str
+    placement: PlacementPolicy
+    dispatch: DispatchPolicy

@@ -1,0 +1,1 @@
+"""Tables, metrics, plots and timelines of a run."""

@@ -1,0 +1,1 @@
+"""Contract checks that every policy must pass, built-in or third-party."""
