@@ -20,7 +20,8 @@ class Traffic:
 
     Attributes:
         matrix: amounts [layers, devices, devices], first device the source; None in the pooled form.
-        share: fraction of all amounts that each source sends [devices]; only in the pooled form.
+        share: fraction of a layer's amounts that each source sends, [layers, devices]; only in the
+            pooled form.
         inbound: amounts each device receives, own ones included [layers, devices].
     """
 
@@ -38,9 +39,13 @@ class Traffic:
 
     @classmethod
     def pooled(cls, inbound: npt.ArrayLike, share: npt.ArrayLike) -> Traffic:
-        """Build from totals: amounts received [layers, devices] and each source's share [devices]."""
+        """Build from totals: amounts received [layers, devices] and each source's share.
+
+        The share is [devices], the same for all layers, or [layers, devices].
+        """
         received = np.atleast_2d(np.asarray(inbound, dtype=np.float64))
-        return cls(None, np.asarray(share, dtype=np.float64), received)
+        fractions = np.broadcast_to(np.asarray(share, dtype=np.float64), received.shape)
+        return cls(None, fractions, received)
 
     @property
     def layers(self) -> int:
@@ -58,7 +63,7 @@ class Traffic:
         if self.matrix is not None:
             return np.asarray(self.matrix.sum(axis=2))
         assert self.share is not None
-        return np.asarray(self.inbound.sum(axis=1, keepdims=True) * self.share[np.newaxis, :])
+        return np.asarray(self.inbound.sum(axis=1, keepdims=True) * self.share)
 
     @property
     def local(self) -> FloatArray:
@@ -66,7 +71,7 @@ class Traffic:
         if self.matrix is not None:
             return np.asarray(np.diagonal(self.matrix, axis1=1, axis2=2))
         assert self.share is not None
-        return self.inbound * self.share[np.newaxis, :]
+        return self.inbound * self.share
 
     def scaled(self, factor: float) -> Traffic:
         """Return the same traffic in another unit, for example copies times bytes per copy."""
@@ -75,11 +80,15 @@ class Traffic:
 
     def reversed(self) -> Traffic:
         """Return the way back (combine): what was received is sent to where it came from."""
-        return Traffic.of_pairs(self.dense().transpose(0, 2, 1))
+        if self.matrix is not None:
+            return Traffic.of_pairs(self.matrix.transpose(0, 2, 1))
+        total = self.inbound.sum(axis=1, keepdims=True)
+        share = np.divide(self.inbound, total, out=np.zeros_like(self.inbound), where=total > 0)
+        return Traffic(None, share, self.outbound)
 
     def dense(self) -> FloatArray:
         """Return amounts per pair [layers, devices, devices], building them if pooled."""
         if self.matrix is not None:
             return self.matrix
         assert self.share is not None
-        return self.share[np.newaxis, :, np.newaxis] * self.inbound[:, np.newaxis, :]
+        return self.share[:, :, np.newaxis] * self.inbound[:, np.newaxis, :]

@@ -1,0 +1,111 @@
+"""Prices of what devices exchange under a plan: dispatch, weight moves beside it, and combine.
+
+Dispatch and the weight moves posted with it are awaited together before the experts run, so they form
+one collective: it ends when its most loaded link has drained. The time that the moves add to
+dispatch alone is booked as ``weight_move``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.engine.setup import Setup
+from moesim.policies.plan import DispatchPlan, WeightMoves
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ExchangeCosts:
+    """What the network of a step takes.
+
+    Attributes:
+        dispatch: seconds of dispatch alone [MoE layers].
+        weight_move: seconds that weight moves add [MoE layers].
+        combine: seconds [MoE layers].
+        latency: seconds of dispatch and of combine in which nothing flows yet [2, MoE layers].
+        dispatch_links: bytes per link, weight moves included [MoE layers, links].
+        combine_links: bytes per link [MoE layers, links].
+        moved_bytes: weights sent [MoE layers].
+        moved_in: weights each device receives (bytes) [MoE layers, devices].
+    """
+
+    dispatch: Array
+    weight_move: Array
+    combine: Array
+    latency: Array
+    dispatch_links: Array
+    combine_links: Array
+    moved_bytes: Array
+    moved_in: Array
+
+
+class ExchangePricer:
+    """Prices plans for one setup."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.network = setup.cluster.network
+        self.fixed = setup.cluster.collective_latency_s
+        self.devices = setup.cluster.size
+        self.layers = len(setup.moe_rows)
+        self.token_bytes = float(setup.model.token_bytes)
+        self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
+        moe = setup.model.moe_layers
+        # Zero-cost experts stand on every device: their copies never travel.
+        self.expert_bytes = np.asarray([[e.bytes for e in layer.experts] for layer in moe], dtype=np.float64)
+
+    def price(self, plan: DispatchPlan) -> ExchangeCosts:
+        """Price all MoE layers of one step."""
+        out = self.network.link_amounts(plan.traffic)
+        back = self.network.link_amounts(plan.traffic.reversed())
+        moved_links, moved_in, move_latency = self._moves(plan.moves)
+        token_links = out * self.dispatch_bytes
+        joint_links = token_links + moved_links
+        back_links = back * self.token_bytes
+        token_latency = self._latency(plan, token_links)
+        joint_latency = np.maximum(token_latency, move_latency)
+        dispatch = token_latency + self._drain(token_links)
+        joint = joint_latency + self._drain(joint_links)
+        back_latency = self._latency(plan, back_links)
+        combine = back_latency + self._drain(back_links)
+        return ExchangeCosts(
+            dispatch=dispatch,
+            weight_move=joint - dispatch,
+            combine=combine,
+            latency=np.stack([joint_latency, back_latency]),
+            dispatch_links=joint_links,
+            combine_links=back_links,
+            moved_bytes=moved_in.sum(axis=1),
+            moved_in=moved_in,
+        )
+
+    def _drain(self, links: Array) -> Array:
+        """Return the time of the most loaded link [layers]."""
+        return np.asarray((links / self.network.bandwidth).max(axis=1, initial=0.0))
+
+    def _latency(self, plan: DispatchPlan, links: Array) -> Array:
+        """Return the fixed time of a collective that sends anything [layers]."""
+        busy = links.any(axis=1)
+        return np.where(busy, self.fixed + self.network.latency_seconds(plan.traffic), 0.0)
+
+    def _moves(self, moves: WeightMoves) -> tuple[Array, Array, Array]:
+        """Return bytes per link, bytes per receiving device and latency of weight moves."""
+        links = np.zeros((self.layers, self.network.bandwidth.size))
+        received = np.zeros((self.layers, self.devices))
+        latency = np.zeros(self.layers)
+        if not len(moves):
+            return links, received, latency
+        size = self.expert_bytes[moves.layer, moves.expert]
+        np.add.at(received, (moves.layer, moves.target), size)
+        for layer, source, target, amount in zip(
+            moves.layer.tolist(), moves.source.tolist(), moves.target.tolist(), size.tolist(), strict=True
+        ):
+            if source == target:
+                continue
+            links[layer, list(self.network.path(source, target))] += amount
+            hop = self.fixed + float(self.network.hop_latency[source, target])
+            latency[layer] = max(latency[layer], hop)
+        return links, received, latency

@@ -1,0 +1,178 @@
+"""What stands in each device's memory, and where a step peaks.
+
+Weights and caches stand all the time; buffers come and go with the stages of each MoE layer. How many
+buffers a stage holds is counted by the kernel style. Peaks are found over all layers and stages at
+once; only the peak state of each device is kept in the ledger, owner by owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.engine.exchange import ExchangeCosts
+from moesim.engine.setup import Setup
+from moesim.policies.plan import DispatchPlan, Placement
+
+Array = npt.NDArray[np.float64]
+
+STAGES = ("dispatch", "experts", "reorder", "combine")
+"""Stages of an MoE layer that hold different buffers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Peak:
+    """The fullest moment of each device so far.
+
+    Attributes:
+        total: bytes [devices].
+        held: owner -> bytes at that moment [devices].
+        step: step of the peak, int64 [devices].
+        layer: MoE layer (row) of the peak, int64 [devices].
+        stage: index into STAGES, int64 [devices].
+    """
+
+    total: Array
+    held: dict[str, Array]
+    step: npt.NDArray[np.int64]
+    layer: npt.NDArray[np.int64]
+    stage: npt.NDArray[np.int64]
+
+
+class MemoryModel:
+    """Counts bytes per owner for one setup and keeps the peak of every device."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.width = float(setup.model.token_bytes)
+        self.tokens = setup.tokens.astype(np.float64)
+        self.standing = _standing(setup)
+        moe = setup.model.moe_layers
+        self.hidden = max((e.intermediate for layer in moe for e in layer.experts), default=0)
+        self.hidden *= self.width / max(1, setup.model.hidden)
+        self.peak: Peak | None = None
+
+    def observe(self, step: int, plan: DispatchPlan, exchange: ExchangeCosts) -> None:
+        """Take one step's plan into account."""
+        held = self._transient(plan, exchange)
+        total = np.sum(list(held.values()), axis=0)
+        layers, _, devices = total.shape
+        flat = total.transpose(2, 0, 1).reshape(devices, layers * len(STAGES))
+        where = flat.argmax(axis=1)
+        column = np.arange(devices)
+        layer, stage = where // len(STAGES), where % len(STAGES)
+        standing = np.sum(list(self.standing.values()), axis=0)
+        fullest = flat[column, where] + standing
+        now = Peak(
+            total=fullest,
+            held={
+                **self.standing,
+                **{owner: amount[layer, stage, column] for owner, amount in held.items()},
+            },
+            step=np.full(devices, step),
+            layer=layer,
+            stage=stage,
+        )
+        self.peak = now if self.peak is None else _larger(self.peak, now)
+
+    def _transient(self, plan: DispatchPlan, exchange: ExchangeCosts) -> dict[str, Array]:
+        """Return owner -> bytes [MoE layers, stages, devices]."""
+        style, width = self.setup.kernels, self.width
+        traffic = plan.traffic
+        received, sent = traffic.inbound * width, traffic.outbound * width
+        unit = self._largest_unit(plan)
+        early = unit * style.expert_hidden * self.hidden
+        late = unit * (style.expert_hidden_late * self.hidden + style.expert_model_late * width)
+        nothing = np.zeros_like(received)
+
+        def stages(dispatch: Array, experts: Array, reorder: Array, combine: Array) -> Array:
+            return np.stack([dispatch, experts, reorder, combine], axis=1)
+
+        tokens = np.broadcast_to(self.tokens * width * style.combine_tokens, received.shape)
+        return {
+            "send buffers": stages(sent * style.dispatch_sent, nothing, nothing, sent * style.combine_sent),
+            "receive buffers": stages(
+                received,
+                received * style.expert_model,
+                received * style.reorder_model,
+                received * style.combine_received,
+            ),
+            "expert activations": stages(nothing, np.maximum(early, late), nothing, tokens),
+            "moved weights": stages(*[exchange.moved_in] * 4),
+        }
+
+    def _largest_unit(self, plan: DispatchPlan) -> Array:
+        """Return the copies that the expert kernels work on at once [MoE layers, devices]."""
+        if not self.setup.kernels.sliced:
+            return plan.traffic.inbound
+        layers, devices = plan.traffic.inbound.shape
+        largest = np.zeros(layers * devices)
+        rows = plan.assignments
+        np.maximum.at(largest, rows.layer * devices + rows.device, rows.copies)
+        return largest.reshape(layers, devices)
+
+
+def _larger(old: Peak, new: Peak) -> Peak:
+    """Keep, per device, the fuller of two moments; the earlier one on a tie."""
+    wins = new.total > old.total
+    if not wins.any():
+        return old
+
+    def pick(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.where(wins, b, a)
+
+    return Peak(
+        total=np.where(wins, new.total, old.total),
+        held={owner: np.where(wins, new.held[owner], old.held[owner]) for owner in old.held},
+        step=pick(old.step, new.step),
+        layer=pick(old.layer, new.layer),
+        stage=pick(old.stage, new.stage),
+    )
+
+
+def _standing(setup: Setup) -> dict[str, Array]:
+    """Return owner -> bytes that stand all the time [devices]."""
+    devices, model = setup.cluster.size, setup.model
+    tokens = setup.tokens.astype(np.float64)
+    buffers = tokens * model.token_bytes * setup.kernels.token_buffers
+    native, replicas = _expert_bytes(setup, setup.placement)
+    if setup.memory.replicated_experts:
+        everything = float(sum(e.bytes for layer in model.moe_layers for e in layer.experts))
+        native, replicas = np.full(devices, everything), np.zeros(devices)
+    others = (tokens.sum() - tokens) * model.token_bytes if setup.memory.other_inputs else np.zeros(devices)
+    resident, cache = float(model.resident_bytes), np.zeros(devices)
+    if setup.workload.moe_only:
+        resident = 0.0
+    elif setup.workload.phase == "decode":
+        cache = tokens * model.kv_bytes_per_token(setup.workload.context) * setup.workload.context
+    else:
+        cache = tokens * model.kv_bytes_per_token(setup.workload.context)
+    return {
+        "model weights": np.full(devices, resident),
+        "experts": native,
+        "expert replicas": replicas,
+        "KV cache": cache,
+        "tokens": buffers,
+        "inputs of other devices": others,
+        "reserve": np.full(devices, float(setup.memory.reserve)),
+    }
+
+
+def _expert_bytes(setup: Setup, placement: Placement) -> tuple[Array, Array]:
+    """Return bytes of first copies and of further copies of experts [devices]."""
+    sizes = np.asarray(
+        [[e.bytes for e in layer.experts] for layer in setup.model.moe_layers], dtype=np.float64
+    )
+    native = np.zeros(placement.devices)
+    extra = np.zeros(placement.devices)
+    for layer, slots in enumerate(placement.slots):
+        device, slot = np.nonzero(slots >= 0)
+        expert = slots[device, slot]
+        first = np.zeros(expert.size, dtype=bool)
+        first[np.unique(expert, return_index=True)[1]] = True
+        size = sizes[layer, expert]
+        native += np.bincount(device[first], weights=size[first], minlength=placement.devices)
+        extra += np.bincount(device[~first], weights=size[~first], minlength=placement.devices)
+    return native, extra

@@ -1,0 +1,43 @@
+"""Run a setup from its first step to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from moesim.engine.recording import Recording
+from moesim.engine.setup import Setup
+from moesim.engine.step import StepRunner
+
+Progress = Callable[[int, int], None]
+"""Called after every step with (steps done, steps in all)."""
+
+
+def run(setup: Setup, progress: Progress | None = None) -> Recording:
+    """Run all steps of a setup.
+
+    An interrupt (Ctrl-C) ends the run after the step in progress and keeps what it has, as long as at
+    least one step is done.
+
+    Args:
+        setup: what to run.
+        progress: called after every step.
+
+    Returns:
+        The recording of the steps that ran.
+
+    Raises:
+        InputError: the pieces of the setup do not fit together.
+    """
+    runner = StepRunner(setup)
+    recording = Recording(setup, runner.own)
+    for step in range(setup.workload.steps):
+        try:
+            recording.add(runner.run(step))
+        except KeyboardInterrupt:
+            if not recording.steps:
+                raise
+            break
+        if progress is not None:
+            progress(step + 1, setup.workload.steps)
+    recording.peak = runner.memory.peak
+    return recording

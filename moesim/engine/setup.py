@@ -1,0 +1,118 @@
+"""Everything one run needs, built and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.errors import InputError
+from moesim.hardware.cluster import Cluster
+from moesim.hardware.kernels import KernelStyle
+from moesim.model.spec import LayerSpec, ModelSpec
+from moesim.policies.base import ClusterView, Policy
+from moesim.policies.plan import Placement
+from moesim.routing.source import RoutingSource
+from moesim.workload.steps import Workload
+
+DETAIL = ("array", "events")
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """What else stands in device memory.
+
+    Attributes:
+        replicated_experts: every device keeps the weights of all experts, as single-layer benchmark
+            scripts do that slice one full tensor; placement still decides who computes.
+        other_inputs: every device keeps the inputs of all devices, as such scripts may.
+        reserve: bytes set aside for the runtime, per device.
+    """
+
+    replicated_experts: bool = False
+    other_inputs: bool = False
+    reserve: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """One policy on one cluster under one workload.
+
+    Attributes:
+        model: what runs.
+        cluster: where; its devices form one expert-parallel group.
+        routing: which experts tokens take.
+        workload: which tokens arrive when.
+        policy: what is decided.
+        kernels: how the software runs a layer.
+        memory: what else stands in memory.
+        detail: ``array`` (lock-step phases as numpy operations) or ``events`` (a SimPy process per
+            device); both give the same times.
+        span_steps: number of first steps whose spans are recorded for timelines.
+    """
+
+    model: ModelSpec
+    cluster: Cluster
+    routing: RoutingSource
+    workload: Workload
+    policy: Policy
+    kernels: KernelStyle
+    memory: MemoryOptions = MemoryOptions()
+    detail: Literal["array", "events"] = "array"
+    span_steps: int = 1
+
+    def __post_init__(self) -> None:
+        """Check that model and routing speak of the same experts."""
+        if not self.model.moe_layers:
+            message = f"model '{self.model.name}' has no MoE layer"
+            raise InputError(message)
+        for name, mine, theirs in (
+            ("experts", self.model.experts, self.routing.experts),
+            ("experts per token", self.model.top_k, self.routing.top_k),
+            ("MoE layers", len(self.model.moe_layers), self.routing.layers),
+        ):
+            if mine != theirs:
+                message = (
+                    f"routing '{self.routing.name}' has {theirs} {name}, model '{self.model.name}' {mine}"
+                )
+                raise InputError(message)
+
+    @cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Transformer layers that run, in order."""
+        return self.model.moe_layers if self.workload.moe_only else self.model.layers
+
+    @cached_property
+    def moe_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of ``layers`` that are MoE layers, int64 [MoE layers]."""
+        return np.asarray([row for row, layer in enumerate(self.layers) if layer.is_moe], dtype=np.int64)
+
+    @cached_property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens per device of a step, int64 [devices]."""
+        return self.workload.tokens(self.cluster.size)
+
+    @cached_property
+    def view(self) -> ClusterView:
+        """What the policies may know."""
+        spare = min(device.memory.capacity for device in self.cluster.devices) - self.model.resident_bytes
+        held = self.model.expert_bytes * len(self.model.moe_layers) * self.model.experts // self.cluster.size
+        free = max(0, int(spare - held)) // max(1, self.model.expert_bytes)
+        return ClusterView(
+            devices=self.cluster.size,
+            node_of=self.cluster.node_of,
+            experts=self.model.experts,
+            top_k=self.model.top_k,
+            expert_bytes=self.model.expert_bytes,
+            token_bytes=self.model.token_bytes,
+            expert_groups=max(1, self.model.n_group),
+            free_expert_slots=free,
+        )
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Where the policy puts the experts, given the routing's profiling window."""
+        return self.policy.placement.place(self.routing.profile(), self.view)

@@ -1,0 +1,106 @@
+"""One step: plan it, price it, run it, and say what took how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.engine.bound import BoundPricer
+from moesim.engine.events import Transfers, simulate_events
+from moesim.engine.exchange import ExchangeCosts, ExchangePricer
+from moesim.engine.expert_costs import ExpertCosts, ExpertPricer
+from moesim.engine.memory import MemoryModel
+from moesim.engine.own_costs import own_costs
+from moesim.engine.setup import Setup
+from moesim.engine.timeline import Segments, Timeline, lock_step
+from moesim.policies.plan import DispatchPlan
+from moesim.routing.load import Load
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """What happened in one step.
+
+    Attributes:
+        step: number of the step.
+        load: what the routing asked for.
+        plan: what the policy decided.
+        experts: what the experts took.
+        exchange: what the network was asked to carry.
+        segments: what every device did between collectives.
+        timeline: when.
+        planning: planning seconds [MoE layers].
+        bound_layers: lower bound per MoE layer, network apart [MoE layers].
+        bound: lower bound of the step (s).
+    """
+
+    step: int
+    load: Load
+    plan: DispatchPlan
+    experts: ExpertCosts
+    exchange: ExchangeCosts
+    segments: Segments
+    timeline: Timeline
+    planning: Array
+    bound_layers: Array
+    bound: float
+
+
+class StepRunner:
+    """Runs the steps of one setup; holds what does not change between them."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.own = own_costs(setup)
+        self.experts = ExpertPricer(setup)
+        self.exchange = ExchangePricer(setup)
+        self.bound = BoundPricer(setup, self.own)
+        self.memory = MemoryModel(setup)
+        dispatch = setup.policy.dispatch
+        self.planning = dispatch.planning_seconds(setup.model.experts, setup.cluster.size)
+        self.before, self.after = self.own.segments(setup.moe_rows)
+
+    def run(self, step: int) -> StepRecord:
+        """Plan, price and run one step."""
+        setup = self.setup
+        load = setup.routing.load(step, setup.tokens)
+        plan = setup.policy.dispatch.plan(load, setup.placement, setup.view)
+        experts = self.experts.price(plan.assignments)
+        exchange = self.exchange.price(plan)
+        planning = np.where(plan.planned, self.planning, 0.0)
+        segments = Segments(
+            before=self.before + planning[:, np.newaxis],
+            dispatch=exchange.dispatch + exchange.weight_move,
+            experts=experts.seconds,
+            combine=exchange.combine,
+            after=self.after,
+        )
+        self.memory.observe(step, plan, exchange)
+        bound_layers = self.bound.layers(load)
+        return StepRecord(
+            step=step,
+            load=load,
+            plan=plan,
+            experts=experts,
+            exchange=exchange,
+            segments=segments,
+            timeline=self._times(segments, exchange),
+            planning=planning,
+            bound_layers=bound_layers,
+            bound=float(bound_layers.sum()) + self.bound.network(load),
+        )
+
+    def _times(self, segments: Segments, exchange: ExchangeCosts) -> Timeline:
+        if self.setup.detail == "array":
+            return lock_step(segments)
+        transfers = Transfers(
+            exchange.latency,
+            exchange.dispatch_links,
+            exchange.combine_links,
+            self.setup.cluster.network.bandwidth,
+        )
+        return simulate_events(segments, transfers)

@@ -1,0 +1,171 @@
+"""Turn a recording into tidy tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moesim.engine.causes import CAUSES
+from moesim.engine.memory import STAGES
+from moesim.engine.recording import Recording
+from moesim.engine.spans import spans_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def tables(recording: Recording) -> dict[str, pd.DataFrame]:
+    """Build all tables of a run: steps, layers, devices, memory, links, spans, critical_path."""
+    return {
+        "steps": _steps(recording),
+        "layers": _layers(recording),
+        "devices": _devices(recording),
+        "memory": _memory(recording),
+        "links": _links(recording),
+        "spans": spans_table(recording),
+        "critical_path": _critical_path(recording),
+    }
+
+
+def _steps(recording: Recording) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(recording.steps)
+    causes = np.stack([shares.sum(axis=0) for shares in recording.breakdown])
+    for index, cause in enumerate(CAUSES):
+        frame[f"{cause}_s"] = causes[:, index]
+    return frame
+
+
+def _layers(recording: Recording) -> pd.DataFrame:
+    """One row per step and transformer layer; what only MoE layers have is missing in dense ones."""
+    import pandas as pd
+
+    setup = recording.setup
+    count, rows = len(recording.breakdown), setup.moe_rows
+    shares = np.concatenate(recording.breakdown)
+    layers = len(setup.layers)
+    frame = pd.DataFrame(
+        {
+            "step": np.repeat([int(step["step"]) for step in recording.steps], layers),
+            "layer": np.tile([layer.index for layer in setup.layers], count),
+            "latency_s": shares.sum(axis=1),
+        }
+    )
+    where = (np.arange(count)[:, np.newaxis] * layers + rows).ravel()
+    for name, empty in (("bound", np.nan), ("imbalance", np.nan), ("straggler", -1), ("moves", 0)):
+        values = np.full(count * layers, empty)
+        values[where] = np.concatenate([columns[name] for columns in recording.layer_columns])
+        frame["bound_s" if name == "bound" else name] = values
+    frame = frame.astype({"straggler": "int64", "moves": "int64"})
+    for index, cause in enumerate(CAUSES):
+        frame[f"{cause}_s"] = shares[:, index]
+    return frame
+
+
+def _devices(recording: Recording) -> pd.DataFrame:
+    import pandas as pd
+
+    setup = recording.setup
+    count, devices, layers = len(recording.device_columns), setup.cluster.size, setup.moe_rows.size
+    indices = [setup.layers[row].index for row in setup.moe_rows]
+    steps = [int(step["step"]) for step in recording.steps[:count]]
+    frame = pd.DataFrame(
+        {
+            "step": np.repeat(np.asarray(steps, dtype=np.int64), layers * devices),
+            "layer": np.tile(np.repeat(np.asarray(indices, dtype=np.int64), devices), count),
+            "device": np.tile(np.arange(devices), count * layers),
+        }
+    )
+    for name in ("copies", "experts", "busy_s", "wait_s", "experts_s", "received_bytes"):
+        parts = [columns[name].ravel() for columns in recording.device_columns]
+        frame[name] = np.concatenate(parts) if parts else np.zeros(0)
+    return frame.astype({"copies": "int64", "experts": "int64"})
+
+
+def _memory(recording: Recording) -> pd.DataFrame:
+    """One row per device and owner, at the moment the device was fullest."""
+    import pandas as pd
+
+    setup, peak = recording.setup, recording.peak
+    assert peak is not None
+    capacity = np.asarray([device.memory.capacity for device in setup.cluster.devices], dtype=np.float64)
+    owners = list(peak.held)
+    devices = np.arange(capacity.size)
+    layer_of = np.asarray([setup.layers[row].index for row in setup.moe_rows])
+    frame = pd.DataFrame(
+        {
+            "device": np.repeat(devices, len(owners)),
+            "node": np.repeat(setup.cluster.node_of, len(owners)),
+            "tier": np.repeat([device.memory.name for device in setup.cluster.devices], len(owners)),
+            "owner": np.tile(owners, capacity.size),
+            "bytes": np.stack([peak.held[owner] for owner in owners], axis=1).ravel(),
+            "peak_bytes": np.repeat(peak.total, len(owners)),
+            "capacity_bytes": np.repeat(capacity, len(owners)),
+            "out_of_memory": np.repeat(peak.total > capacity, len(owners)),
+            "step": np.repeat(peak.step, len(owners)),
+            "layer": np.repeat(layer_of[peak.layer], len(owners)),
+            "stage": np.repeat(np.asarray(STAGES)[peak.stage], len(owners)),
+        }
+    )
+    sizes = ["bytes", "peak_bytes", "capacity_bytes"]
+    frame[sizes] = frame[sizes].round().astype("int64")
+    return frame
+
+
+def _links(recording: Recording) -> pd.DataFrame:
+    import pandas as pd
+
+    network = recording.setup.cluster.network
+    amounts = recording.link_bytes
+    assert amounts is not None
+    run = sum(step["latency_s"] for step in recording.steps)
+    seconds = amounts / network.bandwidth
+    return pd.DataFrame(
+        {
+            "link": list(network.names),
+            "kind": list(network.kinds),
+            "bytes": amounts,
+            "seconds_at_rate": seconds,
+            "utilisation": seconds / run if run > 0 else np.zeros_like(seconds),
+            "bandwidth_bytes_per_s": network.bandwidth,
+        }
+    )
+
+
+def _critical_path(recording: Recording) -> pd.DataFrame:
+    """Who set the pace: per step and layer, each cause on the device everybody waited for."""
+    import pandas as pd
+
+    setup, own = recording.setup, recording.own
+    rows = np.arange(len(setup.layers))
+    segment_of = np.searchsorted(setup.moe_rows, rows)
+    moe = setup.moe_rows
+    indices = np.asarray([layer.index for layer in setup.layers])
+    parts = []
+    for step, pace in zip(recording.steps, recording.pacers, strict=True):
+        before = pace["before"]
+        pacer = before[segment_of]
+        columns = [(cause, rows, pacer, getattr(own, cause)[rows, pacer]) for cause in _BEFORE]
+        columns.append(("planning", moe, before[:-1], pace["planning"]))
+        columns.append(("experts", moe, pace["experts"], pace["experts_s"]))
+        columns.append(("unpermute", moe, before[1:], own.unpermute[moe, before[1:]]))
+        everybody = np.full(moe.size, -1)
+        columns += [(cause, moe, everybody, pace[cause]) for cause in ("dispatch", "weight_move", "combine")]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "step": int(step["step"]),
+                    "layer": np.concatenate([indices[where] for _, where, _, _ in columns]),
+                    "cause": np.repeat([c for c, *_ in columns], [w.size for _, w, _, _ in columns]),
+                    "device": np.concatenate([device for _, _, device, _ in columns]),
+                    "seconds": np.concatenate([seconds for *_, seconds in columns]),
+                }
+            )
+        )
+    frame = pd.concat(parts, ignore_index=True)
+    return frame[frame["seconds"] > 0].reset_index(drop=True)
+
+
+_BEFORE = ("attention", "dense", "gate", "permute")

@@ -1,0 +1,66 @@
+"""One paper: its scenarios, its published figures, and what is and is not modelled."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesim import yamlio
+from moesim.errors import unknown_name
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Figure(_Strict):
+    """Published points of one figure or table, and how to predict them.
+
+    ``points`` holds, per row, one value for each of ``axes`` (dotted scenario keys; ``policy`` picks the
+    policy) and last the published number.
+    """
+
+    figure: str
+    unit: str
+    mark: Literal["primary", "digitised", "derived"]
+    quantity: Literal["speedup", "peak_memory_gib", "rank_excess"]
+    scenario: str
+    policy: str
+    baseline: str = "ep"
+    axes: tuple[str, ...]
+    settings: dict[str, Any] = Field(default_factory=dict)
+    points: tuple[tuple[float | int | str, ...], ...]
+    note: str = ""
+
+
+class Paper(_Strict):
+    """One paper."""
+
+    paper: str
+    title: str
+    source: str
+    modelled: str
+    not_modelled: str
+    constants: str
+    scenarios: dict[str, dict[str, Any]]
+    figures: tuple[Figure, ...]
+
+
+def paper_names() -> list[str]:
+    """Return the names of the papers at hand."""
+    entries = files("moesim.papers").joinpath("data").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
+def load_paper(name: str) -> Paper:
+    """Load a paper by name.
+
+    Raises:
+        InputError: there is no such paper.
+    """
+    if name not in paper_names():
+        raise unknown_name("paper", name, paper_names())
+    text = files("moesim.papers").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
+    return Paper.model_validate(yamlio.loads(text, file=f"{name}.yaml").data)

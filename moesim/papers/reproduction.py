@@ -1,0 +1,102 @@
+"""Predict published figures and put them beside the published numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from moesim.experiment import simulate
+from moesim.papers.paper import Figure, Paper, load_paper, paper_names
+from moesim.scenario import loads_scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moesim.results import Result
+
+Progress = Callable[[int, int], None]
+
+COLUMNS = ("paper", "figure", "point", "unit", "published", "predicted", "relative_error", "mark", "note")
+
+
+def reproduce(paper: str | None = None, progress: Progress | None = None) -> pd.DataFrame:
+    """Predict every published point of a paper, or of all papers.
+
+    Args:
+        paper: name of the paper; all of them if None.
+        progress: called after each point with (points done, points in all).
+
+    Returns:
+        One row per point: paper, figure, point, unit, published, predicted, relative_error (predicted
+        over published minus 1), mark (how the published number was seen) and note.
+
+    Raises:
+        InputError: there is no such paper.
+    """
+    import pandas as pd
+
+    papers = [load_paper(name) for name in ([paper] if paper is not None else paper_names())]
+    total = sum(len(figure.points) for one in papers for figure in one.figures)
+    rows: list[dict[str, Any]] = []
+    for one in papers:
+        runs = _Runs(one)
+        for figure in one.figures:
+            for point in figure.points:
+                rows.append(_row(one, figure, point, runs))
+                if progress is not None:
+                    progress(len(rows), total)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+class _Runs:
+    """Runs of one paper's scenarios, each distinct one once."""
+
+    def __init__(self, paper: Paper) -> None:
+        self.paper = paper
+        self.known: dict[str, Result] = {}
+
+    def run(self, scenario: str, settings: dict[str, Any], policy: str) -> Result:
+        """Run a policy in a scenario with settings changed."""
+        key = json.dumps([scenario, settings, policy], sort_keys=True)
+        if key not in self.known:
+            overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+            text = json.dumps(self.paper.scenarios[scenario])
+            loaded = loads_scenario(text, overrides=overrides, file=f"{self.paper.paper}.yaml")
+            self.known[key] = simulate(loaded, policy=policy)
+        return self.known[key]
+
+
+def _row(paper: Paper, figure: Figure, point: tuple[float | int | str, ...], runs: _Runs) -> dict[str, Any]:
+    *values, published = point
+    settings = dict(figure.settings)
+    policy = figure.policy
+    for axis, value in zip(figure.axes, values, strict=True):
+        if axis == "policy":
+            policy = str(value)
+        else:
+            settings[axis] = value
+    predicted = _predict(figure, runs, settings, policy)
+    return {
+        "paper": paper.paper,
+        "figure": figure.figure,
+        "point": ", ".join(
+            f"{axis.split('.')[-1]}={value}" for axis, value in zip(figure.axes, values, strict=True)
+        ),
+        "unit": figure.unit,
+        "published": float(published),
+        "predicted": predicted,
+        "relative_error": predicted / float(published) - 1.0,
+        "mark": figure.mark,
+        "note": figure.note,
+    }
+
+
+def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str) -> float:
+    result = runs.run(figure.scenario, settings, policy)
+    if figure.quantity == "peak_memory_gib":
+        return float(result.peak_memory_bytes) / 2**30
+    if figure.quantity == "rank_excess":
+        return result.imbalance - 1.0
+    baseline = runs.run(figure.scenario, settings, figure.baseline)
+    return baseline.latency_s["mean"] / result.latency_s["mean"]
