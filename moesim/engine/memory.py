@@ -50,8 +50,8 @@ class MemoryModel:
         self.tokens = setup.tokens.astype(np.float64)
         self.standing = _standing(setup)
         moe = setup.model.moe_layers
-        self.hidden = max((e.intermediate for layer in moe for e in layer.experts), default=0)
-        self.hidden *= self.width / max(1, setup.model.hidden)
+        widest = max((e.intermediate for layer in moe for e in layer.experts), default=0)
+        self.hidden = widest * self.width / setup.model.hidden
         self.peak: Peak | None = None
 
     def observe(self, step: int, plan: DispatchPlan, exchange: ExchangeCosts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from moesim.engine.setup import Setup
 from moesim.engine.step import StepRecord
 
 Array = npt.NDArray[np.float64]
+Columns = dict[str, npt.NDArray[Any]]
 
 DEVICE_ROWS = 500_000
 """Rows of the per-device table that are kept; later steps go into the other tables only."""
@@ -35,9 +37,9 @@ class Recording:
     own: OwnCosts
     steps: list[dict[str, float]] = field(default_factory=list)
     breakdown: list[Array] = field(default_factory=list)
-    layer_columns: list[dict[str, Array]] = field(default_factory=list)
-    device_columns: list[dict[str, Array]] = field(default_factory=list)
-    pacers: list[dict[str, Array]] = field(default_factory=list)
+    layer_columns: list[Columns] = field(default_factory=list)
+    device_columns: list[Columns] = field(default_factory=list)
+    pacers: list[Columns] = field(default_factory=list)
     span_records: list[StepRecord] = field(default_factory=list)
     link_bytes: Array | None = None
     peak: Peak | None = None
@@ -100,7 +102,7 @@ class Recording:
         shares[-1, column["wait"]] += time.latency - float(time.finished.mean())
         return shares
 
-    def _devices(self, record: StepRecord) -> dict[str, Array]:
+    def _devices(self, record: StepRecord) -> Columns:
         time, experts = record.timeline, record.experts
         waited = time.at_dispatch.max(axis=1, keepdims=True) - time.at_dispatch
         waited = waited + time.at_combine.max(axis=1, keepdims=True) - time.at_combine
