@@ -1,1 +1,28 @@
 """What runs: layers, experts, and their bytes and FLOPs."""
+
+from __future__ import annotations
+
+from moesim.model.build import model_from_mapping
+from moesim.model.catalogue import load_model, model_names
+from moesim.model.spec import (
+    CONVENTIONS,
+    AttentionSpec,
+    ExpertSpec,
+    Gemm,
+    LayerSpec,
+    ModelSpec,
+    Reported,
+)
+
+__all__ = [
+    "CONVENTIONS",
+    "AttentionSpec",
+    "ExpertSpec",
+    "Gemm",
+    "LayerSpec",
+    "ModelSpec",
+    "Reported",
+    "load_model",
+    "model_from_mapping",
+    "model_names",
+]
