@@ -1,0 +1,142 @@
+"""LLEP: overloaded devices hand token slices, and the weights they need, to less loaded ones.
+
+Least-loaded expert parallelism (arXiv 2601.17111), with the behaviour of its reference implementation
+(SalesforceAIResearch/LeastLoadedEP, commit 0349746) where the two differ. Copies of an expert are numbered
+source after source; a slice is a range of these numbers given to one device.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Slice = tuple[int, int, int]
+Transfer = tuple[int, int, int, int, int]
+
+_FAR_ABOVE = sys.maxsize
+
+
+@dataclass(frozen=True)
+class LlepAssignment:
+    """The plan of one layer.
+
+    Attributes:
+        slices: for each expert with copies, in the order in which experts were visited, its
+            (device, start, end).
+        transfers: (expert, home, helper, start, end) of each slice computed away from home; the same
+            expert and helper can occur twice.
+        loads: copies per device.
+        capacity: copies that a device should not exceed.
+    """
+
+    slices: dict[int, list[Slice]]
+    transfers: list[Transfer]
+    loads: list[int]
+    capacity: int
+
+
+def capacity_of(total: int, devices: int, alpha: float) -> int:
+    """Copies that a device should not exceed: alpha times an even share, at least 1."""
+    share = total // devices
+    return max(1, int(alpha * share) if share else total)
+
+
+def spill(
+    counts: Sequence[int], homes: Sequence[int], order: Sequence[int], loads: list[int], capacity: int, m: int
+) -> dict[int, list[Slice]]:
+    """Hand over the copies of experts whose home is above capacity.
+
+    Experts that keep to their home change no load, so only the others are touched; within a ranking by
+    load the free room falls and so does the chunk, hence a refused first device means that all are.
+
+    Args:
+        counts: copies per expert.
+        homes: home device of each expert.
+        order: experts by falling count, equal ones by index.
+        loads: native copies per device; changed in place to the planned copies.
+        capacity: copies that a device should not exceed.
+        m: smallest chunk worth a GEMM, unless it finishes the expert.
+
+    Returns:
+        Slices of each expert that does not stay at home, the one kept at home first.
+    """
+    moved: dict[int, list[Slice]] = {}
+    if len(loads) == 1:
+        return moved
+    for expert in order:
+        home = homes[expert]
+        if loads[home] <= capacity:
+            continue
+        count = counts[expert]
+        if not count:
+            break
+        others = loads[home] - count
+        kept = max(0, capacity - others)
+        slices: list[Slice] = [(home, 0, kept)] if kept else []
+        # With nothing kept, the reference walks down a ranking made once: free room is not updated.
+        seen = loads if kept else loads.copy()
+        seen[home] = _FAR_ABOVE
+        first = best = seen.index(min(seen))
+        start = kept
+        while start < count:
+            free = capacity - seen[best]
+            chunk = min(count - start, free)
+            if free <= 0 or (chunk < m and start + chunk < count):
+                helper = best if kept else first
+                slices.append((helper, start, count))
+                loads[helper] += count - start
+                break
+            slices.append((best, start, start + chunk))
+            loads[best] += chunk
+            start += chunk
+            if not kept:
+                seen[best] = _FAR_ABOVE
+            best = seen.index(min(seen))
+        loads[home] = others + kept
+        moved[expert] = slices
+    return moved
+
+
+def assign(
+    counts: Sequence[int],
+    devices: int,
+    experts_per_device: int,
+    alpha: float = 1.0,
+    m: int = 1024,
+    homes: Sequence[int] | None = None,
+) -> LlepAssignment:
+    """Plan one layer.
+
+    Args:
+        counts: copies per expert.
+        devices: number of devices.
+        experts_per_device: experts of one device; expert e lives on device ``e // experts_per_device``.
+        alpha: capacity of a device in even shares.
+        m: smallest chunk worth a GEMM.
+        homes: home device per expert, if experts do not live in blocks.
+
+    Returns:
+        Slices in the order in which experts are visited, transfers and loads.
+    """
+    numbers = [int(count) for count in counts]
+    if homes is None:
+        homes = [expert // experts_per_device for expert in range(len(numbers))]
+    order = sorted(range(len(numbers)), key=numbers.__getitem__, reverse=True)
+    loads = [0] * devices
+    for expert, count in enumerate(numbers):
+        loads[homes[expert]] += count
+    capacity = capacity_of(sum(numbers), devices, alpha)
+    moved = spill(numbers, homes, order, loads, capacity, m)
+    slices = {
+        expert: moved.get(expert) or [(homes[expert], 0, numbers[expert])]
+        for expert in order
+        if numbers[expert]
+    }
+    transfers = [
+        (expert, homes[expert], device, start, end)
+        for expert, parts in slices.items()
+        for device, start, end in parts
+        if device != homes[expert]
+    ]
+    return LlepAssignment(slices, transfers, loads, capacity)
