@@ -1,0 +1,68 @@
+"""The registered policies as rows, for listings and documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic.fields import FieldInfo
+
+from moesim.policies.base import Parameters
+from moesim.policies.registry import GROUPS, policy_types
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """A parameter: its name, its default as text, and what it means."""
+
+    name: str
+    default: str
+    description: str
+
+
+@dataclass(frozen=True)
+class PolicyRow:
+    """A registered policy.
+
+    Attributes:
+        kind: ``placement`` or ``dispatch``.
+        name: name in scenarios.
+        exact: whether the output of the model stays the same; true of every placement.
+        parameters: its parameters in order.
+        summary: what it does.
+        source: where it comes from.
+    """
+
+    kind: str
+    name: str
+    exact: bool
+    parameters: tuple[ParameterRow, ...]
+    summary: str
+    source: str
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parameters(kind: type[Parameters]) -> tuple[ParameterRow, ...]:
+    return tuple(
+        ParameterRow(name, _default(field), field.description or "")
+        for name, field in kind.model_fields.items()
+    )
+
+
+def describe() -> list[PolicyRow]:
+    """Return one row per registered policy, placements first, by name."""
+    return [
+        PolicyRow(
+            kind,
+            name,
+            bool(getattr(found, "exact", True)),
+            _parameters(found.parameters_type),  # type: ignore[attr-defined]
+            found.summary,  # type: ignore[attr-defined]
+            found.source,  # type: ignore[attr-defined]
+        )
+        for kind in GROUPS
+        for name, found in policy_types(kind).items()
+    ]

@@ -1,0 +1,45 @@
+"""The registered policies as the Markdown page ``docs/policies.md``.
+
+Write the page again with ``python -m moesim.policies.table > docs/policies.md``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from moesim.policies.presets import policy_presets
+from moesim.policies.rows import describe
+
+_HEAD = """# Policies
+
+A policy is a placement (which device holds which expert) and a dispatch (which device computes which token
+copies). This page is generated from the registry: `python -m moesim.policies.table > docs/policies.md`.
+How to add one: [adding-a-policy.md](adding-a-policy.md).
+"""
+
+
+def markdown() -> str:
+    """Return the page that documents the registered policies."""
+    lines = [
+        _HEAD,
+        "| kind | name | exact | parameters | what it does | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = describe()
+    for row in rows:
+        listed = ", ".join(f"`{p.name}` = {p.default}" for p in row.parameters) or "none"
+        exact = "yes" if row.exact else "no"
+        lines.append(f"| {row.kind} | `{row.name}` | {exact} | {listed} | {row.summary} | {row.source} |")
+    lines += ["", "## Parameters", "", "| policy | parameter | default | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{row.name}` | `{p.name}` | {p.default} | {p.description} |"
+        for row in rows
+        for p in row.parameters
+    ]
+    lines += ["", "## Presets", "", "| name | placement | dispatch |", "|---|---|---|"]
+    lines += [f"| `{n}` | `{p['placement']}` | `{p['dispatch']}` |" for n, p in policy_presets().items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())
