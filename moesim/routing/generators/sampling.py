@@ -1,0 +1,131 @@
+"""Counts of token copies per expert under top-k without replacement.
+
+A token sends its k copies to k different experts, so T tokens give an expert at most T copies.
+
+**Inclusion probabilities.** ``q_e`` is the chance that a token uses expert e: proportional to its
+popularity, at most 1, with sum k. What the cap cuts off goes to the others in proportion.
+
+**Systematic sampling** (Madow 1949). Lay the experts, in random order, side by side as intervals of
+length ``q_e`` on [0, k). A token draws one number u in [0, 1) and takes the experts at u, u+1, .. u+k-1:
+always k different ones, each with chance exactly ``q_e``. How many of T tokens fall on a side of each
+boundary is one multinomial draw, so T tokens cost no more than one. Every count is exactly
+Binomial(T, q_e); what is approximate is the joint law: which experts a token combines follows the
+random order of the step, not an affinity between experts.
+
+All lengths are whole numbers of a fine grid, so that caps and sums hold exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.routing.load import IntArray
+
+FloatArray = npt.NDArray[np.float64]
+
+_GRID: Final = 1 << 40
+_FLOOR: Final = 1e-12
+
+
+def inclusion(popularity: FloatArray, top_k: int) -> FloatArray:
+    """Return the chance that a token uses each expert.
+
+    Args:
+        popularity: [experts], not negative, in any unit.
+        top_k: experts per token.
+
+    Returns:
+        [experts], at most 1, with sum ``top_k``.
+    """
+    total = float(popularity.sum())
+    share = popularity / total if total > 0 else np.zeros(len(popularity))
+    # A floor lets experts of popularity zero serve once all others are at the cap.
+    share = share + _FLOOR / len(share)
+    descending = np.sort(share)[::-1]
+    tail = np.append(np.cumsum(descending[::-1])[::-1], 1.0)
+    capped = np.arange(min(top_k, len(share) - 1) + 1)
+    fits = (top_k - capped) * descending[capped] <= tail[capped] * (1 + 1e-12)
+    first = int(capped[fits][0]) if fits.any() else len(share)
+    scale = (top_k - first) / float(tail[first]) if first < len(share) else np.inf
+    return np.minimum(share * scale, 1.0)
+
+
+def apportion(popularity: FloatArray, tokens: int, top_k: int) -> IntArray:
+    """Return whole copies per expert, as near to the inclusion probabilities as they can be.
+
+    Largest remainder, lowest expert first among equals; no expert gets more than ``tokens`` copies and
+    the sum is exactly ``tokens * top_k``.
+    """
+    wanted = inclusion(popularity, top_k) * tokens
+    counts = np.minimum(np.floor(wanted).astype(np.int64), tokens)
+    missing = tokens * top_k - int(counts.sum())
+    while missing:
+        step = 1 if missing > 0 else -1
+        able = np.flatnonzero(counts < tokens if step > 0 else counts > 0)
+        gain = (wanted - counts)[able] * step
+        chosen = able[np.argsort(-gain, kind="stable")[: abs(missing)]]
+        counts[chosen] += step
+        missing -= step * len(chosen)
+    return counts
+
+
+def sampled(popularity: FloatArray, tokens: IntArray, top_k: int, draw: np.random.Generator) -> IntArray:
+    """Draw each token's experts independently.
+
+    Args:
+        popularity: [experts].
+        tokens: tokens of each device, int64 [devices].
+        top_k: experts per token.
+        draw: random stream.
+
+    Returns:
+        copies, int64 [devices, experts]; each device's sum is its tokens times ``top_k``.
+    """
+    grid = apportion(popularity, _GRID, top_k)
+    order = draw.permutation(len(grid))
+    bounds = np.cumsum(grid[order])
+    points, where = np.unique(bounds % _GRID, return_inverse=True)
+    gaps = np.diff(points, append=_GRID)
+    falls = draw.multinomial(tokens, gaps / _GRID)
+    return _fill(bounds // _GRID, where, falls, tokens, order)
+
+
+def dealt(totals: IntArray, tokens: IntArray, top_k: int, draw: np.random.Generator) -> IntArray:
+    """Deal given totals out to the devices: the tokens of a step are shuffled, their experts stay.
+
+    Args:
+        totals: copies per expert, int64 [experts], each at most the tokens of the step, sum tokens * k.
+        tokens: tokens of each device, int64 [devices].
+        top_k: experts per token; the totals sum to it times the tokens.
+        draw: random stream.
+
+    Returns:
+        copies, int64 [devices, experts]; each device's sum is its tokens times ``top_k``.
+    """
+    step = int(tokens.sum())
+    if step == 0:
+        return np.zeros((len(tokens), len(totals)), dtype=np.int64)
+    order = draw.permutation(len(totals))
+    bounds = np.cumsum(totals[order])
+    points, where = np.unique(bounds % step, return_inverse=True)
+    left = np.diff(points, append=step)
+    falls = np.zeros((len(tokens), len(left)), dtype=np.int64)
+    for device, count in enumerate(tokens.tolist()):
+        falls[device] = draw.multivariate_hypergeometric(left, count, method="marginals")
+        left = left - falls[device]
+    return _fill(bounds // step, where, falls, tokens, order)
+
+
+def _fill(whole: IntArray, where: IntArray, falls: IntArray, tokens: IntArray, order: IntArray) -> IntArray:
+    """Turn the tokens that fall between neighbouring boundaries into copies per expert.
+
+    A boundary at w + f (w whole) has w copies of every token before it and one more of those with u < f.
+    """
+    below = np.cumsum(falls, axis=1) - falls
+    before = tokens[:, np.newaxis] * whole + below[:, where]
+    counts = np.empty_like(before)
+    counts[:, order] = np.diff(before, axis=1, prepend=0)
+    return counts
