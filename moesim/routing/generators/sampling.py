@@ -111,11 +111,7 @@ def dealt(totals: IntArray, tokens: IntArray, top_k: int, draw: np.random.Genera
     order = draw.permutation(len(totals))
     bounds = np.cumsum(totals[order])
     points, where = np.unique(bounds % step, return_inverse=True)
-    left = np.diff(points, append=step)
-    falls = np.zeros((len(tokens), len(left)), dtype=np.int64)
-    for device, count in enumerate(tokens.tolist()):
-        falls[device] = draw.multivariate_hypergeometric(left, count, method="marginals")
-        left = left - falls[device]
+    falls = _shared_out(np.diff(points, append=step), tokens, draw)
     return _fill(bounds // step, where, falls, tokens, order)
 
 
@@ -129,3 +125,18 @@ def _fill(whole: IntArray, where: IntArray, falls: IntArray, tokens: IntArray, o
     counts = np.empty_like(before)
     counts[:, order] = np.diff(before, axis=1, prepend=0)
     return counts
+
+
+def _shared_out(sizes: IntArray, tokens: IntArray, draw: np.random.Generator) -> IntArray:
+    """Share the tokens of each interval out to devices at random, int64 [devices, intervals]."""
+    devices, intervals = len(tokens), len(sizes)
+    if int(tokens.sum()) <= devices * intervals:  # shuffling the tokens themselves is the cheaper way
+        interval = draw.permutation(np.repeat(np.arange(intervals), sizes))
+        device = np.repeat(np.arange(devices), tokens)
+        return np.bincount(device * intervals + interval, minlength=devices * intervals).reshape(devices, -1)
+    falls = np.zeros((devices, intervals), dtype=np.int64)
+    left = sizes
+    for row, count in zip(falls, tokens.tolist(), strict=True):
+        row[:] = draw.multivariate_hypergeometric(left, count, method="marginals")
+        left = left - row
+    return falls
