@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError
 from moesim.routing.manifest import Manifest
-from moesim.routing.staging import Writer
+from moesim.routing.staging import Writer, layer_indices
 
 
 class CountsWriter(Writer):
@@ -42,20 +43,20 @@ class CountsWriter(Writer):
         licence: str | None = None,
         overwrite: bool = False,
     ) -> None:
-        fields = {
+        fields: dict[str, Any] = {
             "kind": "counts",
             "model": model,
             "experts": experts,
             "top_k": top_k,
-            "layers": tuple(int(layer) for layer in layers),
+            "layers": layer_indices(layers),
             "provenance": provenance,
             "licence": licence,
         }
         super().__init__(path, fields, overwrite)
         self.path = self._directory.path
         self.steps = 0
-        self._item = (len(layers), experts)
-        self._copies = np.zeros(len(layers), dtype=np.int64)
+        self._item = (len(fields["layers"]), experts)
+        self._copies = np.zeros(self._item[0], dtype=np.int64)
         self._file = self._directory.column("counts", np.int64, self._item)
 
     def append(self, counts: npt.ArrayLike) -> None:

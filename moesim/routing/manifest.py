@@ -66,7 +66,7 @@ class Manifest(BaseModel):
     tasks: Annotated[tuple[str, ...], Field(max_length=MAX_EXPERTS)] = ()
     provenance: str = ""
     licence: str | None = None
-    weight_scale: Annotated[float, Field(gt=0)] | None = None
+    weight_scale: Annotated[float, Field(gt=0, strict=True)] | None = None
     files: dict[Column, FileEntry]
 
     @model_validator(mode="after")
@@ -158,3 +158,17 @@ def build_manifest(data: Mapping[str, Any], name: str) -> Manifest:
         more = f" (and {len(others)} more)" if others else ""
         message = f"the manifest is wrong: {place + ': ' if place else ''}{text}{more}"
         raise InputError(message, name) from error
+
+
+def check_fields(fields: Mapping[str, Any], name: str) -> Manifest:
+    """Check everything but the files, before there are any; ``name`` is what errors call the trace.
+
+    Raises:
+        InputError: naming the first wrong field.
+    """
+    probe = {"dtype": "uint8", "shape": (0,), "bytes": 0, "sha256": "0" * 64}
+    wanted = ["counts" if fields.get("kind") == "counts" else "ids"]
+    if fields.get("ids_kind") == "physical":
+        wanted.append("physical_to_logical")
+    files = {column: {**probe, "file": f"{column}.npy"} for column in wanted}
+    return build_manifest({**fields, "tokens": 0, "steps": 0, "files": files}, name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from moesim.errors import InputError
 from moesim.routing.format import MANIFEST, ColumnFile, sha256
-from moesim.routing.manifest import Column, FileEntry, Manifest, build_manifest
+from moesim.routing.manifest import Column, FileEntry, Manifest, build_manifest, check_fields
 
 
 class StagedDirectory:
@@ -77,17 +78,25 @@ def _is_empty(path: Path) -> bool:
     return path.is_dir() and next(path.iterdir(), None) is None
 
 
+def layer_indices(layers: Sequence[int]) -> tuple[int, ...]:
+    """Return layer indices as plain ints.
+
+    Raises:
+        InputError: not a sequence of whole numbers.
+    """
+    try:
+        return tuple(operator.index(layer) for layer in layers)
+    except TypeError as error:
+        message = f"layers must be whole numbers, got {str(layers)[:60]}"
+        raise InputError(message) from error
+
+
 class Writer(ABC):
     """Context management that token and counts writers share."""
 
     def __init__(self, path: str | Path, fields: dict[str, Any], overwrite: bool) -> None:
         # Wrong numbers are found now, not after hours of recording.
-        kind: Column = "ids" if fields["kind"] == "tokens" else "counts"
-        probe = FileEntry(file="probe.npy", dtype="uint8", shape=(0,), bytes=0, sha256="0" * 64)
-        files = {kind: probe}
-        if fields.get("ids_kind") == "physical":
-            files["physical_to_logical"] = probe.model_copy(update={"file": "map.npy"})
-        build_manifest({**fields, "tokens": 0, "steps": 0, "files": files}, str(path))
+        check_fields(fields, str(path))
         self._fields = fields
         self._directory = StagedDirectory(path, overwrite)
         self._open = True

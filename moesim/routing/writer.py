@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from moesim.errors import InputError
 from moesim.routing.columns import check_ids, check_weights, phase_column, sequence_column, task_column
 from moesim.routing.format import AnyArray
 from moesim.routing.manifest import MAX_EXPERTS, Column, Manifest
-from moesim.routing.staging import Writer
+from moesim.routing.staging import Writer, layer_indices
 
 
 class TraceWriter(Writer):
@@ -57,12 +57,12 @@ class TraceWriter(Writer):
         physical_to_logical: npt.ArrayLike | None = None,
         overwrite: bool = False,
     ) -> None:
-        fields = {
+        fields: dict[str, Any] = {
             "kind": "tokens",
             "model": model,
             "experts": experts,
             "top_k": top_k,
-            "layers": tuple(int(layer) for layer in layers),
+            "layers": layer_indices(layers),
             "ids_kind": ids_kind,
             "tasks": tuple(tasks),
             "provenance": provenance,
@@ -72,8 +72,8 @@ class TraceWriter(Writer):
         super().__init__(path, fields, overwrite)
         self.path = self._directory.path
         self.tokens = 0
-        self._item = (len(layers), top_k)
-        self._tasks = tuple(tasks)
+        self._item = (len(fields["layers"]), top_k)
+        self.tasks = tuple(tasks)
         self._weights = weights or weight_scale is not None
         self._scale = weight_scale
         self._ids = experts
@@ -94,7 +94,11 @@ class TraceWriter(Writer):
         if mapping is None:
             message = "physical ids need a physical_to_logical map, [layers, physical experts]"
             raise InputError(message)
-        array = np.asarray(mapping)
+        try:
+            array = np.asarray(mapping)
+        except ValueError as error:
+            message = "physical_to_logical must have as many experts in every layer"
+            raise InputError(message) from error
         if array.ndim != 2 or len(array) != self._item[0] or array.dtype.kind not in "iu" or array.size == 0:
             message = f"physical_to_logical must be whole numbers [{self._item[0]} layers, physical experts]"
             raise InputError(message, hint=f"got shape {array.shape} of {array.dtype}")
@@ -136,7 +140,7 @@ class TraceWriter(Writer):
         if phase is not None:
             columns["phase"] = phase_column(phase, rows)
         if task is not None:
-            columns["task"] = task_column(task, rows, self._tasks)
+            columns["task"] = task_column(task, rows, self.tasks)
         if self._weights != (weights is not None):
             message = (
                 "this trace was opened with weights, so every append must give them"
