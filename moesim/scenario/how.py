@@ -1,0 +1,95 @@
+"""What is decided and how it is simulated: ``policies``, ``kernels``, ``memory`` and ``engine``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Tag
+
+from moesim.scenario.alternatives import FULL, SHORT, FromName, name_or_mapping, one_of
+from moesim.scenario.fields import Bytes, Flag, Name, OpenSection, Section, SpanSteps
+
+
+class PolicyPart(OpenSection):
+    """A placement or dispatch policy; every further key is one of its parameters (see policies.md)."""
+
+    kind: Name | None = Field(
+        None,
+        description="Name of the placement or dispatch policy (`moesim list policies`); that of the preset "
+        "by default.",
+    )
+
+
+PartChoice = Annotated[
+    Annotated[PolicyPart, FromName("kind"), Tag(SHORT)] | Annotated[PolicyPart, Tag(FULL)],
+    one_of(name_or_mapping, "must be the name of a policy or a mapping with 'kind'"),
+]
+
+
+class PolicySection(Section):
+    """A placement and a dispatch policy under one name."""
+
+    name: Name = Field(
+        description="Name shown in results. That of a preset fills in what is not written here.",
+        examples=["eplb"],
+    )
+    placement: PartChoice | None = Field(
+        None, description="Which devices hold which expert; contiguous unless the preset says otherwise."
+    )
+    dispatch: PartChoice | None = Field(
+        None,
+        description="Which device computes which tokens; standard expert parallelism unless the preset says "
+        "otherwise.",
+    )
+
+
+PolicyChoice = Annotated[
+    Annotated[PolicySection, FromName("name"), Tag(SHORT)] | Annotated[PolicySection, Tag(FULL)],
+    one_of(name_or_mapping, "must be the name of a policy or a mapping with 'name'"),
+]
+
+
+class KernelSection(OpenSection):
+    """A kernel style with some of its counts replaced (see cost-models.md)."""
+
+    base: Name = Field("fused", description="Kernel style that the other keys change.")
+
+
+KernelChoice = Annotated[
+    Annotated[KernelSection, FromName("base"), Tag(SHORT)] | Annotated[KernelSection, Tag(FULL)],
+    one_of(name_or_mapping, "must be the name of a kernel style or a mapping with 'base'"),
+]
+
+
+class MemorySection(Section):
+    """What else stands in device memory."""
+
+    replicated_experts: Flag = Field(
+        False,
+        description="Every device keeps the weights of all experts, as benchmark scripts do that slice one "
+        "full tensor; placement still decides who computes.",
+    )
+    other_inputs: Flag = Field(
+        False, description="Every device keeps the inputs of all devices, as such scripts may."
+    )
+    reserve: Bytes = Field(
+        0,
+        description="Memory set aside for the runtime on each device.",
+        json_schema_extra={"unit": "bytes"},
+        examples=["2 GiB"],
+    )
+
+
+class EngineSection(Section):
+    """How closely the run is simulated and recorded."""
+
+    detail: Literal["array", "events"] = Field(
+        "array",
+        description="`array`: lock-step phases as operations over all devices. `events`: a process per "
+        "device. Both give the same times; `events` is slower.",
+    )
+    spans: SpanSteps = Field(
+        1,
+        description="Number of first steps whose intervals are recorded for the timeline.",
+        json_schema_extra={"unit": "steps"},
+    )

@@ -1,0 +1,92 @@
+"""From the scenario's list of policies to the policies themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from moesim.errors import unknown_name
+from moesim.scenario.how import PolicyPart, PolicySection
+from moesim.scenario.locate import located
+from moesim.scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    from moesim.policies.base import Policy
+
+
+def build_policy(scenario: Scenario, policy: str | PolicySection) -> Policy:
+    """Return one policy.
+
+    Args:
+        scenario: whose policies are meant.
+        policy: one of its sections, or a name: of one of the scenario's policies, else of a preset.
+
+    Raises:
+        InputError: an unknown name, or a parameter that does not exist or does not fit.
+    """
+    from moesim.policies import create_policy, policy_presets
+
+    if isinstance(policy, str):
+        named = {section.name: section for section in scenario.spec.policies}
+        if policy not in named and policy not in policy_presets():
+            raise unknown_name("policy", policy, {*named, *policy_presets()})
+        return build_policy(scenario, named[policy]) if policy in named else create_policy(policy)
+    with located(scenario, _path(scenario, policy)):
+        return create_policy(_mapping(policy))
+
+
+def build_policies(scenario: Scenario, names: Iterable[str] | None = None) -> list[Policy]:
+    """Return the policies to compare: all of the scenario's, or those named (presets too).
+
+    Raises:
+        InputError: as ``build_policy``.
+    """
+    chosen: Iterable[str | PolicySection] = scenario.spec.policies if names is None else names
+    return [build_policy(scenario, policy) for policy in chosen]
+
+
+def resolved_policy(scenario: Scenario, section: PolicySection) -> dict[str, Any]:
+    """Return a policy with every parameter spelled out, as plain JSON data.
+
+    Raises:
+        InputError: as ``build_policy``.
+    """
+    policy = build_policy(scenario, section)
+    placement, dispatch = policy.placement, policy.dispatch
+    return {
+        "name": policy.name,
+        "placement": {"kind": placement.name} | placement.parameters.model_dump(mode="json"),
+        "dispatch": {"kind": dispatch.name} | dispatch.parameters.model_dump(mode="json"),
+    }
+
+
+def _path(scenario: Scenario, section: PolicySection) -> tuple[str | int, ...]:
+    for index, known in enumerate(scenario.spec.policies):
+        if known is section:
+            return ("policies", index)
+    return ("policies",)
+
+
+def _mapping(section: PolicySection) -> dict[str, Any]:
+    """Write a section as ``create_policy`` reads it, a preset's parts filled in.
+
+    Raises:
+        InputError: nothing but a name, and no preset has it.
+    """
+    from moesim.policies import policy_presets
+
+    presets = policy_presets()
+    if section.name not in presets and section.placement is None and section.dispatch is None:
+        raise unknown_name("policy", section.name, presets)
+    preset = presets.get(section.name, presets["ep"])
+    return {
+        "name": section.name,
+        "placement": _part(section.placement, preset["placement"]),
+        "dispatch": _part(section.dispatch, preset["dispatch"]),
+    }
+
+
+def _part(part: PolicyPart | None, preset: str) -> dict[str, Any]:
+    if part is None:
+        return {"kind": preset}
+    return {**part.others, "kind": part.kind or preset}

@@ -1,0 +1,102 @@
+"""What runs and where: the sections ``model``, ``cluster`` and ``parallelism``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field, Tag
+
+from moesim.scenario.alternatives import (
+    CONFIG,
+    INLINE,
+    REFERENCE,
+    SHORT,
+    FromName,
+    catalogue_or_inline,
+    one_of,
+)
+from moesim.scenario.fields import Devices, FilePath, Layers, Name, OpenSection, Section
+
+_MODEL_KEYS: Final = ("hidden_size", "num_layers", "num_routed_experts", "moe_intermediate_size", "experts")
+_CLUSTER_KEYS: Final = (
+    "device",
+    "groups",
+    "devices_per_node",
+    "intra",
+    "inter",
+    "host",
+    "collective_latency",
+)
+
+_LAYERS: Final = "Keep only this many transformer layers; all of them by default."
+_DTYPE: Final = "Number format of the weights, such as bf16 or fp8; the model's own by default."
+
+
+class CatalogueModel(Section):
+    """A model of the catalogue (`moesim list models`), whole or in part."""
+
+    name: Name = Field(description="Name in the model catalogue.", examples=["gpt-oss-120b"])
+    layers: Layers | None = Field(None, description=_LAYERS, examples=[6])
+    weight_dtype: Name | None = Field(None, description=_DTYPE, examples=["fp8"])
+
+
+class ConfigModel(Section):
+    """A model described by a local Hugging Face `config.json`."""
+
+    config: FilePath = Field(description="Path of the config.json, relative to the file that names it.")
+    layers: Layers | None = Field(None, description=_LAYERS, examples=[6])
+    weight_dtype: Name | None = Field(None, description=_DTYPE, examples=["fp8"])
+
+
+class InlineModel(OpenSection):
+    """A model written out with the keys of a catalogue entry (see models.md)."""
+
+    name: Name = Field("inline", description="Name shown in results.")
+
+
+class CatalogueCluster(Section):
+    """A cluster of the catalogue (`moesim list hardware`)."""
+
+    name: Name = Field(description="Name in the cluster catalogue.", examples=["hgx-h200"])
+    nodes: Devices | None = Field(
+        None, description="Number of nodes; what the catalogue says by default.", examples=[4]
+    )
+
+
+class InlineCluster(OpenSection):
+    """A cluster written out with the keys of a catalogue entry (see hardware.md)."""
+
+    name: Name = Field("inline", description="Name shown in results.")
+
+
+class ParallelismSection(Section):
+    """How the model is spread."""
+
+    ep: Devices | None = Field(
+        None,
+        description="Size of the expert-parallel group; all devices of the cluster by default. "
+        "It divides the number of devices, and the first ones form the group that is simulated.",
+        json_schema_extra={"unit": "devices"},
+    )
+
+
+ModelChoice = Annotated[
+    Annotated[CatalogueModel, FromName("name"), Tag(SHORT)]
+    | Annotated[CatalogueModel, Tag(REFERENCE)]
+    | Annotated[ConfigModel, Tag(CONFIG)]
+    | Annotated[InlineModel, Tag(INLINE)],
+    one_of(
+        catalogue_or_inline("config", _MODEL_KEYS),
+        "must be the name of a model, or a mapping with 'name' or 'config', or a model written out",
+    ),
+]
+
+ClusterChoice = Annotated[
+    Annotated[CatalogueCluster, FromName("name"), Tag(SHORT)]
+    | Annotated[CatalogueCluster, Tag(REFERENCE)]
+    | Annotated[InlineCluster, Tag(INLINE)],
+    one_of(
+        catalogue_or_inline(None, _CLUSTER_KEYS),
+        "must be the name of a cluster, or a mapping with 'name', or a cluster written out",
+    ),
+]
