@@ -1,1 +1,23 @@
 """Where it runs: devices, memory tiers, links, and what each kind of work costs on them."""
+
+from __future__ import annotations
+
+from moesim.hardware.catalogue import device_names, load_device
+from moesim.hardware.cluster import Cluster
+from moesim.hardware.inline import cluster_from_mapping
+from moesim.hardware.memory import MemoryLedger, Overflow
+from moesim.hardware.presets import cluster_names, load_cluster
+from moesim.hardware.spec import Device, MemoryTier
+
+__all__ = [
+    "Cluster",
+    "Device",
+    "MemoryLedger",
+    "MemoryTier",
+    "Overflow",
+    "cluster_from_mapping",
+    "cluster_names",
+    "device_names",
+    "load_cluster",
+    "load_device",
+]
