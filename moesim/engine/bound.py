@@ -14,6 +14,8 @@ No policy can beat it, whatever it places, copies or moves:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -63,7 +65,11 @@ class BoundPricer:
         room = np.maximum(capacity - (0 if setup.workload.moe_only else setup.model.resident_bytes), 0)
         fits = np.floor(room / smallest) if np.isfinite(smallest) else np.full(capacity.shape, np.inf)
         self.room = np.maximum(fits, setup.placement.experts_per_device.sum(axis=0))
-        self.ingress = float(setup.cluster.network.ingress.sum())
+        graph = setup.cluster.graph
+        entries: Iterable[tuple[str, str, float]] = graph.in_edges(
+            setup.cluster.device_nodes, data="bandwidth"
+        )
+        self.ingress = float(sum(bandwidth for _, _, bandwidth in entries))
         self.pair_bytes = float(setup.model.token_bytes) * (1.0 + setup.kernels.dispatch_width)
 
     def layers(self, load: Load) -> Array:

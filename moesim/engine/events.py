@@ -16,7 +16,8 @@ import numpy.typing as npt
 import simpy
 
 from moesim.engine.timeline import Segments, Timeline
-from moesim.hardware.fluid import LiveFluid
+from moesim.hardware.fluid import Flow
+from moesim.hardware.fluid_live import LiveFluid
 
 Array = npt.NDArray[np.float64]
 Process = Generator[simpy.Event, Any, None]
@@ -52,12 +53,11 @@ class _Fabric:
     def send(self, links: Array) -> simpy.Event:
         """Put bytes on links; the event fires when the last of them has arrived."""
         event = self.env.event()
-        amounts = {int(link): float(links[link]) for link in np.flatnonzero(links)}
-        if not amounts:
+        if not links.any():
             return event.succeed()
-        self.done[self.fluid.add(amounts, self.env.now)] = event
-        self.changed.succeed()
-        self.changed = self.env.event()
+        self.done[self.fluid.add(Flow(self.env.now, links), self.env.now)] = event
+        changed, self.changed = self.changed, self.env.event()
+        changed.succeed()
         return event
 
     def _run(self) -> Process:
@@ -66,12 +66,9 @@ class _Fabric:
             if upcoming is None:
                 yield self.changed
                 continue
-            when, flow = upcoming
-            due = self.env.timeout(max(0.0, when - self.env.now))
+            due = self.env.timeout(max(0.0, upcoming[0] - self.env.now))
             yield due | self.changed
-            if due.processed:
-                self.fluid.advance(when)
-                self.fluid.remove(flow)
+            for _, flow in self.fluid.advance(self.env.now):
                 self.done.pop(flow).succeed()
 
 

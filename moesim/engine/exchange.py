@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.engine.setup import Setup
+from moesim.hardware.traffic import Traffic
 from moesim.policies.plan import DispatchPlan, WeightMoves
 
 Array = npt.NDArray[np.float64]
@@ -54,23 +55,23 @@ class ExchangePricer:
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
         moe = setup.model.moe_layers
-        # Zero-cost experts stand on every device: their copies never travel.
         self.expert_bytes = np.asarray([[e.bytes for e in layer.experts] for layer in moe], dtype=np.float64)
 
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
         out = self.network.link_amounts(plan.traffic)
-        back = self.network.link_amounts(plan.traffic.reversed())
+        returning = plan.traffic.reversed()
+        back = self.network.link_amounts(returning)
         moved_links, moved_in, move_latency = self._moves(plan.moves)
         token_links = out * self.dispatch_bytes
         joint_links = token_links + moved_links
         back_links = back * self.token_bytes
-        token_latency = self._latency(plan, token_links)
+        token_latency = self._latency(plan.traffic)
         joint_latency = np.maximum(token_latency, move_latency)
-        dispatch = token_latency + self._drain(token_links)
-        joint = joint_latency + self._drain(joint_links)
-        back_latency = self._latency(plan, back_links)
-        combine = back_latency + self._drain(back_links)
+        dispatch = token_latency + self.network.drain(token_links)
+        joint = joint_latency + self.network.drain(joint_links)
+        back_latency = self._latency(returning)
+        combine = back_latency + self.network.drain(back_links)
         return ExchangeCosts(
             dispatch=dispatch,
             weight_move=joint - dispatch,
@@ -82,14 +83,11 @@ class ExchangePricer:
             moved_in=moved_in,
         )
 
-    def _drain(self, links: Array) -> Array:
-        """Return the time of the most loaded link [layers]."""
-        return np.asarray((links / self.network.bandwidth).max(axis=1, initial=0.0))
-
-    def _latency(self, plan: DispatchPlan, links: Array) -> Array:
+    def _latency(self, traffic: Traffic) -> Array:
         """Return the fixed time of a collective that sends anything [layers]."""
-        busy = links.any(axis=1)
-        return np.where(busy, self.fixed + self.network.latency_seconds(plan.traffic), 0.0)
+        return np.where(
+            self.network.crossing(traffic), self.fixed + self.network.latency_seconds(traffic), 0.0
+        )
 
     def _moves(self, moves: WeightMoves) -> tuple[Array, Array, Array]:
         """Return bytes per link, bytes per receiving device and latency of weight moves."""

@@ -111,7 +111,8 @@ class ExpertPricer:
             counts,
             gemm.n,
             gemm.k,
-            weight_bytes=DTYPE_BYTES[spec.dtype],
+            # Stored bytes per weight, scales of block formats included.
+            weight_bytes=spec.bytes / spec.params,
             activation_bytes=self.activation,
         )
 

@@ -82,9 +82,7 @@ class MemoryModel:
         style, width = self.setup.kernels, self.width
         traffic = plan.traffic
         received, sent = traffic.inbound * width, traffic.outbound * width
-        unit = self._largest_unit(plan)
-        early = unit * style.expert_hidden * self.hidden
-        late = unit * (style.expert_hidden_late * self.hidden + style.expert_model_late * width)
+        working, last = self._expert_buffers(plan)
         nothing = np.zeros_like(received)
 
         def stages(dispatch: Array, experts: Array, reorder: Array, combine: Array) -> Array:
@@ -99,19 +97,35 @@ class MemoryModel:
                 received * style.reorder_model,
                 received * style.combine_received,
             ),
-            "expert activations": stages(nothing, np.maximum(early, late), nothing, tokens),
+            "expert activations": stages(nothing, working, last, tokens),
             "moved weights": stages(*[exchange.moved_in] * 4),
         }
 
-    def _largest_unit(self, plan: DispatchPlan) -> Array:
-        """Return the copies that the expert kernels work on at once [MoE layers, devices]."""
-        if not self.setup.kernels.sliced:
-            return plan.traffic.inbound
-        layers, devices = plan.traffic.inbound.shape
-        largest = np.zeros(layers * devices)
+    def _expert_buffers(self, plan: DispatchPlan) -> tuple[Array, Array]:
+        """Return bytes while experts run and just after the last one [MoE layers, devices] each.
+
+        A sliced style works through a device's experts in order; what the one before left behind is
+        freed only as its successors are made.
+        """
+        style, hidden = self.setup.kernels, self.hidden
+        early = style.expert_hidden * hidden
+        late = style.expert_hidden_late * hidden + style.expert_model_late * self.width
+        if not style.sliced:
+            copies = plan.traffic.inbound
+            return copies * max(early, late), copies * (style.reorder_hidden * hidden)
+        shape = plan.traffic.inbound.shape
         rows = plan.assignments
-        np.maximum.at(largest, rows.layer * devices + rows.device, rows.copies)
-        return largest.reshape(layers, devices)
+        busy = np.flatnonzero(rows.copies)
+        place = rows.layer[busy] * shape[1] + rows.device[busy]
+        order = np.lexsort((rows.expert[busy], place))
+        place, copies = place[order], rows.copies[busy][order].astype(np.float64)
+        first = np.append(True, place[1:] != place[:-1])
+        before = np.where(first, 0.0, np.append(0.0, copies[:-1]))
+        peaks = np.maximum(copies * early + before * (style.expert_hidden_carried * hidden), copies * late)
+        working, last = np.zeros(shape[0] * shape[1]), np.zeros(shape[0] * shape[1])
+        np.maximum.at(working, place, peaks)
+        last[place] = copies * (style.reorder_hidden * hidden)
+        return working.reshape(shape), last.reshape(shape)
 
 
 def _larger(old: Peak, new: Peak) -> Peak:

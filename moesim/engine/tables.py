@@ -9,7 +9,7 @@ import numpy as np
 from moesim.engine.causes import CAUSES
 from moesim.engine.memory import STAGES
 from moesim.engine.recording import Recording
-from moesim.engine.spans import spans_table
+from moesim.engine.spans import SHORTEST_S, spans_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +165,7 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
             )
         )
     frame = pd.concat(parts, ignore_index=True)
-    return frame[frame["seconds"] > 0].reset_index(drop=True)
+    return frame[frame["seconds"] > SHORTEST_S].reset_index(drop=True)
 
 
 _BEFORE = ("attention", "dense", "gate", "permute")

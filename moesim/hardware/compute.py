@@ -55,7 +55,7 @@ class RowCounts:
         """Sum over entries with the same key, giving arrays [size]."""
 
         def total(values: Array) -> Array:
-            return np.bincount(keys, weights=values, minlength=size)
+            return np.asarray(np.bincount(keys, weights=values, minlength=size), dtype=np.float64)
 
         return RowCounts(total(self.rows), total(self.padded), total(self.bands), total(self.active))
 

@@ -33,8 +33,9 @@ from moesim.hardware.shape import (
 
 _FABRIC, _DIRECT, _HOST, _NIC, _PORT, _SPINE, _UPPER = 4.0, 8.0, 10.0, 12.0, 8.0, 1.0, 20.0
 
-SPINE_LATENCY_S = 0.5e-6
-"""Extra time through two leaves and a spine instead of one leaf (two more switch hops; assumed)."""
+SPINE_LATENCY_SHARE = 0.1
+"""Extra time through two leaves and a spine instead of one leaf, as a share of the wire's latency (two more
+switch hops of about 0.25 us beside 5 us end to end; assumed)."""
 
 
 def build_graph(shape: ClusterShape) -> nx.DiGraph[str]:
@@ -192,4 +193,4 @@ def _wire_network(graph: nx.DiGraph[str], inter: Inter, shape: ClusterShape) -> 
         graph.add_node("spine", kind="switch", node=-1)
         for leaf, width in rails.items():
             ports = width / inter.oversubscription
-            _both(graph, leaf, "spine", wire, _SPINE, SPINE_LATENCY_S / 2, ports)
+            _both(graph, leaf, "spine", wire, _SPINE, SPINE_LATENCY_SHARE * wire.latency / 2, ports)

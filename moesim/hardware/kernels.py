@@ -49,8 +49,10 @@ class KernelStyle:
         expert_hidden: hidden-wide buffers per copy of the largest unit of work (see ``sliced``).
         expert_hidden_late: the same when the output projection has begun and ...
         expert_model_late: ... its model-wide result exists beside them.
+        expert_hidden_carried: hidden-wide buffers per copy of the slice before, still alive.
         sliced: the unit of work is one expert's slice; otherwise all copies of the device at once.
         reorder_model: model-wide buffers per received copy when outputs are put back in order.
+        reorder_hidden: hidden-wide buffers per copy of the last unit, still alive then.
         combine_received: model-wide buffers per received copy during combine.
         combine_sent: model-wide buffers per sent copy during combine.
         combine_tokens: model-wide buffers per token during combine.
@@ -74,8 +76,10 @@ class KernelStyle:
     expert_hidden: float = 3.0
     expert_hidden_late: float = 1.0
     expert_model_late: float = 0.0
+    expert_hidden_carried: float = 0.0
     sliced: bool = False
     reorder_model: float = 2.0
+    reorder_hidden: float = 0.0
     combine_received: float = 1.0
     combine_sent: float = 1.0
     combine_tokens: float = 1.0
@@ -101,8 +105,10 @@ _EAGER = KernelStyle(
     expert_hidden=7.0,
     expert_hidden_late=6.0,
     expert_model_late=1.0,
+    expert_hidden_carried=1.0,
     sliced=True,
     reorder_model=4.0,
+    reorder_hidden=6.0,
     combine_received=3.0,
     combine_sent=2.0,
     combine_tokens=1.0,

@@ -49,7 +49,7 @@ class Device:
 
     name: str
     vendor: str
-    peak_flops: Mapping[str, float]
+    peak_flops: Mapping[str, float] = field(hash=False)
     memory: MemoryTier
     compute_units: int
     gemm_efficiency: float = 0.7
@@ -68,13 +68,22 @@ class Device:
         Raises:
             InputError: neither the format nor a wider one is known for the device.
         """
-        order = ("fp4", "fp8", "int8", "fp16", "bf16", "tf32", "fp32")
-        if dtype in self.peak_flops:
-            return self.peak_flops[dtype]
-        start = order.index(dtype) + 1 if dtype in order else 1 if dtype == "int4" else 0
-        wider = ("bf16", "fp16", *order[start:]) if dtype in ("fp8", "fp4", "int8", "int4") else order[start:]
-        for name in wider:
+        for name in (dtype, *_WIDER.get(dtype, ())):
             if name in self.peak_flops:
                 return self.peak_flops[name]
         message = f"device '{self.name}' has no rate for '{dtype}'"
         raise InputError(message, hint=f"known: {', '.join(sorted(self.peak_flops))}")
+
+
+_WIDER: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "fp4": ("bf16", "fp16", "fp32"),
+        "int4": ("bf16", "fp16", "fp32"),
+        "fp8": ("bf16", "fp16", "fp32"),
+        "int8": ("bf16", "fp16", "fp32"),
+        "bf16": ("fp16", "tf32", "fp32"),
+        "fp16": ("bf16", "tf32", "fp32"),
+        "tf32": ("fp32",),
+    }
+)
+"""Formats that stand in for one a device cannot multiply, best first."""
