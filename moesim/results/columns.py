@@ -1,0 +1,247 @@
+"""The column dictionary: every table of a result, every column with its unit and meaning.
+
+The one source for building, checking, storing and documenting tables; ``docs/results.md`` is made
+from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+Kind = Literal["int64", "float64", "bool", "str"]
+
+CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "attention": "attention and its projections",
+        "dense": "dense feed-forward layers and shared experts",
+        "gate": "router scores and top-k choice",
+        "permute": "sorting token copies by expert before dispatch",
+        "planning": "computing the plan of the policy, its exchange of loads included",
+        "dispatch": "sending token copies to the devices that compute them",
+        "weight_move": "expert weights on the wire that nothing else hides",
+        "experts": "grouped matrix multiplications of the routed experts",
+        "combine": "sending expert outputs back",
+        "unpermute": "weighted sum of the copies of each token",
+        "wait": "idle until the slowest device or transfer is done",
+    }
+)
+"""What a second of a step can be spent on, in the fixed order of all outputs."""
+
+CAUSES: Final = tuple(CAUSE_MEANING)
+"""Names of the causes, as the engine writes them."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: column name; ends in its unit where it has one.
+        unit: ``s``, ``B``, ``B/s``, a counted noun, or empty for names and ratios.
+        kind: numpy type of the values.
+        meaning: what the number says, one sentence.
+    """
+
+    name: str
+    unit: str
+    kind: Kind
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a result.
+
+    Attributes:
+        name: table name.
+        row: what one row stands for.
+        columns: columns in order.
+        optional: an empty table is used where the run did not record it.
+    """
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+    optional: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """Column names in order."""
+        return [column.name for column in self.columns]
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Unit by column name."""
+        return {column.name: column.unit for column in self.columns}
+
+
+_STEP = Column("step", "", "int64", "step of the run, from 0")
+_LAYER = Column("layer", "", "int64", "transformer layer, from 0")
+_DEVICE = Column("device", "", "int64", "device, from 0 in cluster order")
+_LATENCY = Column("latency_s", "s", "float64", "time from the start to the moment the last device is done")
+_BOUND = Column(
+    "bound_s", "s", "float64", "lower bound: no policy can be faster on this hardware with this load"
+)
+_CAUSES = tuple(
+    Column(f"{cause}_s", "s", "float64", f"{CAUSE_MEANING[cause]}; mean over devices") for cause in CAUSES
+)
+
+STEPS: Final = Table(
+    "steps",
+    "one step",
+    (
+        _STEP,
+        _LATENCY,
+        _BOUND,
+        Column("tokens", "tokens", "int64", "tokens that entered the step, over all devices"),
+        Column("copies", "copies", "int64", "token copies computed by routed experts, over all MoE layers"),
+        Column(
+            "imbalance", "", "float64", "largest over mean copies per device; mean over MoE layers, 1 is even"
+        ),
+        Column("moved_bytes", "B", "float64", "expert weights sent between devices"),
+        Column("events", "events", "int64", "events that the simulator processed"),
+        *_CAUSES,
+    ),
+)
+
+LAYERS: Final = Table(
+    "layers",
+    "one layer of one step",
+    (
+        _STEP,
+        _LAYER,
+        _LATENCY,
+        Column(
+            "bound_s",
+            "s",
+            "float64",
+            "lower bound of an MoE layer: best balance of compute and traffic; empty in dense layers",
+        ),
+        Column(
+            "imbalance",
+            "",
+            "float64",
+            "largest over mean copies per device, 1 is even; empty in dense layers",
+        ),
+        Column("straggler", "", "int64", "device that was busy longest; -1 in dense layers"),
+        Column("moves", "moves", "int64", "expert weights sent, one per (expert, target device)"),
+        *_CAUSES,
+    ),
+)
+
+DEVICES: Final = Table(
+    "devices",
+    "one device in one layer of one step",
+    (
+        _STEP,
+        _LAYER,
+        _DEVICE,
+        Column("copies", "copies", "int64", "token copies that the device computed"),
+        Column("experts", "experts", "int64", "experts with at least one copy on the device"),
+        Column("busy_s", "s", "float64", "time in which the device did something"),
+        Column("wait_s", "s", "float64", "time in which it waited for others"),
+        Column("experts_s", "s", "float64", "time of its routed experts' matrix multiplications"),
+        Column("received_bytes", "B", "float64", "token bytes it received from other devices by dispatch"),
+    ),
+)
+
+MEMORY: Final = Table(
+    "memory",
+    "one owner of bytes on one device, at the moment of that device's peak",
+    (
+        _DEVICE,
+        Column("node", "", "int64", "node that the device is in"),
+        Column("tier", "", "str", "memory tier: HBM, DRAM ..."),
+        Column("owner", "", "str", "what the bytes are for"),
+        Column("bytes", "B", "int64", "bytes that the owner held when the device was at its peak"),
+        Column("peak_bytes", "B", "int64", "the device's peak: the sum over owners"),
+        Column("capacity_bytes", "B", "int64", "capacity of the tier on that device"),
+        Column("out_of_memory", "", "bool", "whether the peak is above the capacity"),
+        Column("step", "", "int64", "step of the peak"),
+        Column("layer", "", "int64", "layer of the peak"),
+        Column("stage", "", "str", "stage of the layer: dispatch, experts, reorder or combine"),
+    ),
+)
+
+LINKS: Final = Table(
+    "links",
+    "one directed link",
+    (
+        Column("link", "", "str", "from and to node of the cluster graph"),
+        Column("kind", "", "str", "kind of link: nvlink, pcie, ib ..."),
+        Column("bytes", "B", "float64", "bytes that crossed the link in the run"),
+        Column("seconds_at_rate", "s", "float64", "bytes over bandwidth: the least time they can take"),
+        Column("utilisation", "", "float64", "that time as a share of the run"),
+        Column("bandwidth_bytes_per_s", "B/s", "float64", "usable bandwidth"),
+    ),
+)
+
+SPANS: Final = Table(
+    "spans",
+    "one interval on one stream of one device; recorded for a window of steps only",
+    (
+        _STEP,
+        _LAYER,
+        _DEVICE,
+        Column("stream", "", "str", "compute, network or host"),
+        Column("cause", "", "str", "what the time is spent on"),
+        Column("start_s", "s", "float64", "start, since the start of the run"),
+        Column("end_s", "s", "float64", "end, since the start of the run"),
+    ),
+    optional=True,
+)
+
+CRITICAL_PATH: Final = Table(
+    "critical_path",
+    "one cause on the chain of waits that set the latency of a layer",
+    (
+        _STEP,
+        _LAYER,
+        Column("cause", "", "str", "what the time is spent on"),
+        Column("device", "", "int64", "device that set the pace; -1 where all were on the network together"),
+        Column("seconds", "s", "float64", "time; the rows of a layer sum to its latency"),
+    ),
+    optional=True,
+)
+
+TABLES: Final[Mapping[str, Table]] = MappingProxyType(
+    {table.name: table for table in (STEPS, LAYERS, DEVICES, MEMORY, LINKS, SPANS, CRITICAL_PATH)}
+)
+"""All tables of a result by name."""
+
+SUMMARY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "scenario": "name of the scenario",
+        "seed": "seed of all random streams",
+        "version": "version of moesim",
+        "latency_s": "object with `mean`, `p50`, `p95` and `p99` of the step latency (s)",
+        "throughput_tokens_per_s": "tokens of all steps over the time of all steps (tokens/s)",
+        "peak_memory_bytes": "largest peak of any device's own memory (B)",
+        "out_of_memory": "`false`, or a list of devices that ran out: `device`, `when` (`step`, `layer`, "
+        "`stage`), `needed_bytes`, `capacity_bytes`, `holding` (bytes by owner)",
+        "bound_s": "mean lower bound of a step (s)",
+        "breakdown_s": "object with seconds by cause, mean over steps and devices; sums to the mean latency",
+        "wall_s": "time the simulation took on this machine (s); `null` where timing is off",
+        "events": "events that the simulator processed",
+    }
+)
+"""Keys of the summary of one run."""
+
+POLICY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "name": "name of the policy",
+        "parameters": "its resolved parameters",
+        "latency_s": "as above",
+        "speedup": "mean latency of the baseline over the policy's own",
+        "peak_memory_bytes": "as above (B)",
+        "memory_ratio": "the policy's peak memory over that of the baseline",
+        "bound_fraction": "mean lower bound over mean latency; 1 cannot be beaten",
+        "imbalance": "largest over mean copies per device; mean over steps and MoE layers",
+        "out_of_memory": "as above",
+        "breakdown_s": "as above (s)",
+    }
+)
+"""Keys of one policy in a comparison."""
