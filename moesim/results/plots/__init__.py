@@ -1,0 +1,1 @@
+"""Charts of results: object-oriented matplotlib figures without global state."""

@@ -1,0 +1,102 @@
+"""What every stream of every device does during one layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from moesim.errors import InputError
+from moesim.results.columns import CAUSES
+from moesim.results.plots.style import CAUSE_COLOURS, GRID, INK, canvas, chart, legend_below, time_scale
+from moesim.results.result import Result
+from moesim.units import format_time
+
+_STREAM_ORDER = {"compute": 0, "network": 1, "host": 2}
+
+
+def choose(result: Result, layer: int | None, step: int | None) -> pd.DataFrame:
+    """Return the spans of one layer of one step.
+
+    Args:
+        result: the run.
+        layer: transformer layer; None takes the slowest recorded one.
+        step: step; None takes the first recorded one.
+
+    Raises:
+        InputError: nothing was recorded for that layer and step.
+    """
+    spans = result.spans
+    if spans.empty:
+        message = f"no spans were recorded for policy '{result.policy}'"
+        raise InputError(message, hint="ask for spans of at least one step")
+    step = int(spans["step"].min()) if step is None else step
+    spans = spans[spans["step"] == step]
+    if layer is None and len(spans):
+        ends = spans.groupby("layer")
+        lasts = ends["end_s"].max() - ends["start_s"].min()
+        layer = int(lasts.index.to_numpy()[int(lasts.to_numpy().argmax())])
+    chosen = spans[spans["layer"] == layer]
+    if chosen.empty:
+        message = f"no spans were recorded for step {step}, layer {layer}"
+        steps = sorted(result.spans["step"].unique().tolist())
+        raise InputError(message, hint=f"recorded steps: {steps[:12]}")
+    return chosen
+
+
+def _lanes(spans: pd.DataFrame, most: int) -> tuple[list[tuple[int, str]], int]:
+    """Return (device, stream) pairs to draw, and how many devices are left out.
+
+    Where not all fit, the devices that wait least (they set the pace) and those that wait most share
+    the room.
+    """
+    waits = spans["end_s"] - spans["start_s"]
+    waits = waits.where(spans["cause"] == "wait", 0.0)
+    idle = waits.groupby(spans["device"]).sum().sort_values(kind="stable")
+    devices: list[int] = idle.index.to_numpy(dtype=np.int64).tolist()
+    if len(devices) > most:
+        half = most - most // 2
+        devices = devices[:half] + devices[len(devices) - (most - half) :]
+    pairs = dict.fromkeys(zip(spans["device"].tolist(), spans["stream"].tolist(), strict=True))
+    kept = [(device, stream) for device, stream in pairs if device in devices]
+    return sorted(kept, key=lambda lane: (lane[0], _STREAM_ORDER.get(lane[1], 9))), len(idle) - len(devices)
+
+
+@chart
+def gantt(result: Result, layer: int | None = None, step: int | None = None, devices: int = 16) -> Figure:
+    """Return the chart; see ``Result.plot_layer``."""
+    spans = choose(result, layer, step)
+    lanes, hidden = _lanes(spans, max(1, devices))
+    begin, end = float(spans["start_s"].min()), float(spans["end_s"].max())
+    factor, unit = time_scale(end - begin)
+    figure = canvas(8.0, 1.6 + 0.2 * len(lanes))
+    axes = figure.add_subplot()
+    for row, (device, stream) in enumerate(lanes):
+        mine = spans[(spans["device"] == device) & (spans["stream"] == stream)]
+        axes.broken_barh(
+            [
+                ((start - begin) * factor, (stop - start) * factor)
+                for start, stop in zip(mine["start_s"], mine["end_s"], strict=True)
+            ],
+            (row - 0.4, 0.8),
+            facecolors=[CAUSE_COLOURS.get(cause, INK) for cause in mine["cause"]],
+            edgecolor="white",
+            lw=0.4,
+        )
+        if row and lanes[row - 1][0] != device:
+            axes.axhline(row - 0.5, color=GRID, lw=0.8, zorder=0)
+    axes.set_yticks(range(len(lanes)), [f"{device} {stream}" for device, stream in lanes], fontsize=7.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(lanes) - 0.4, -0.6)
+    axes.set_xlim(0, (end - begin) * factor or 1.0)
+    axes.set_xlabel(f"time since the layer's start ({unit})")
+    number, at = int(spans["layer"].iloc[0]), int(spans["step"].iloc[0])
+    lasts = format_time(end - begin).replace(" us", " µs")
+    left_out = f", {hidden} devices not shown" if hidden else ""
+    axes.set_title(f"Layer {number} of step {at} with {result.policy}: {lasts}{left_out}")
+    seen = set(spans["cause"])
+    causes = [cause for cause in CAUSES if cause in seen]
+    patches = [Patch(color=CAUSE_COLOURS[cause]) for cause in causes]
+    legend_below(figure, patches, [cause.replace("_", " ") for cause in causes], 7)
+    return figure
