@@ -70,13 +70,14 @@ def test_scaled_weights_are_exact_multiples(tmp_path):
 
 
 def test_a_failed_recording_leaves_nothing_behind(tmp_path):
-    with (
-        pytest.raises(RuntimeError, match="router broke"),
-        TraceWriter(tmp_path / "t", model="m", experts=4, top_k=1, layers=[0]) as writer,
-    ):
-        writer.append([[[1]]])
-        message = "router broke"
-        raise RuntimeError(message)
+    def record() -> None:
+        with TraceWriter(tmp_path / "t", model="m", experts=4, top_k=1, layers=[0]) as writer:
+            writer.append([[[1]]])
+            message = "router broke"
+            raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError, match="router broke"):
+        record()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -196,7 +196,11 @@ def _from_arrow(batch: Any, column: str, item: tuple[int, ...], name: str) -> An
         message = f"there is no column '{column}'"
         raise InputError(message, name)
     array = batch.column(column)
-    flat = array.flatten() if item else array
+    nested = hasattr(array, "flatten")
+    if nested != bool(item):
+        message = f"the column '{column}' holds {array.type}"
+        raise InputError(message, name, hint="the layout is described in docs/trace-format.md")
+    flat = array.flatten() if nested else array
     if array.null_count or flat.null_count:
         message = f"the column '{column}' has missing values"
         raise InputError(message, name)

@@ -2,7 +2,7 @@
 
 Arrays: ``ids`` [tokens, layers, top_k]; optionally ``weights`` (numbers) or ``weights_e4`` (whole numbers,
 weight times 10000), ``seq_len`` (tokens per sequence, in order) or ``sequence`` (number per token), and
-``phase`` (0 prefill, 1 decode).
+``phase`` (0 prefill, 1 decode); ``layers`` (transformer layer index of each column).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from moesim.routing.format import AnyArray, row_blocks
 from moesim.routing.importers.reading import read_npz, whole_numbers
 from moesim.routing.writer import TraceWriter
 
-_KNOWN: Final = frozenset({"ids", "weights", "weights_e4", "seq_len", "sequence", "phase"})
+_KNOWN: Final = frozenset({"ids", "weights", "weights_e4", "seq_len", "sequence", "phase", "layers"})
 _ROWS: Final = 4096
 
 
@@ -40,7 +40,8 @@ def import_npz(
         source: file or directory.
         target: trace to write.
         experts: routed experts per layer.
-        layers: transformer layer index of each column; default: counted up from ``first_layer``.
+        layers: transformer layer index of each column; default: what the file says, else counted
+            up from ``first_layer``.
         first_layer: transformer layer index of the first column.
         model: name of the model.
         provenance: where the data came from.
@@ -56,6 +57,7 @@ def import_npz(
         raise InputError(message)
     loaded = _read(files[0])
     width, top_k = loaded["ids"].shape[1:]
+    layers = layers or _layers(loaded)
     with TraceWriter(
         target,
         model=model,
@@ -72,7 +74,11 @@ def import_npz(
         base = 0
         for number, path in enumerate(files):
             if number:
+                before = _layers(loaded)
                 loaded = _read(path)
+                if _layers(loaded) != before:
+                    message = f"this file has other layers than '{files[0].name}'"
+                    raise InputError(message, str(path))
             try:
                 base = _append(writer, loaded, path, base)
             except InputError as error:
@@ -107,13 +113,19 @@ def _read(path: Path) -> dict[str, AnyArray]:
             message = f"'seq_len' adds up to {int(lengths.sum())} tokens, 'ids' has {tokens}"
             raise InputError(message, name)
         arrays["sequence"] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    for label in ("sequence", "phase"):
+    lengths_of = {"sequence": tokens, "phase": tokens, "layers": arrays["ids"].shape[1]}
+    for label, wanted in lengths_of.items():
         if label in arrays:
             column = whole_numbers(arrays[label], (1,), label, name)
-            if len(column) != tokens:
-                message = f"'{label}' has {len(column)} entries, 'ids' has {tokens} tokens"
+            if len(column) != wanted:
+                message = f"'{label}' has {len(column)} entries, 'ids' calls for {wanted}"
                 raise InputError(message, name)
     return arrays
+
+
+def _layers(arrays: dict[str, AnyArray]) -> list[int] | None:
+    """Return the layer indices that a file states."""
+    return arrays["layers"].tolist() if "layers" in arrays else None
 
 
 def _append(writer: TraceWriter, arrays: dict[str, AnyArray], path: Path, base: int) -> int:

@@ -23,7 +23,8 @@ def recorded_layers(blocks: Sequence[Ids]) -> npt.NDArray[np.bool_]:
     """
     kept = np.zeros(blocks[0].shape[1], dtype=bool)
     for ids in blocks:
-        lowest = ids.min(axis=(0, 2), initial=np.iinfo(np.int16).max)
+        known = ids >= 0
+        lowest = np.where(known, ids, np.iinfo(np.int16).max).min(axis=(0, 2), initial=np.iinfo(np.int16).max)
         highest = ids.max(axis=(0, 2), initial=-1)
         kept |= (highest >= 0) & ((lowest != highest) | (ids.shape[2] == 1))
     return kept
