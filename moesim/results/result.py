@@ -223,7 +223,7 @@ class Result:
 
         return breakdown([self])
 
-    def plot_layer(self, layer: int | None = None, step: int | None = None, devices: int = 16) -> Figure:
+    def plot_layer(self, layer: int | None = None, step: int | None = None, devices: int = 8) -> Figure:
         """Gantt chart of one layer of a recorded step.
 
         Args:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -77,7 +78,7 @@ def _finish(directory: Path, manifest: dict[str, Any]) -> None:
     _text(directory / MANIFEST, _json({**manifest, "files": names}))
 
 
-def _write_result(result: Result, directory: Path, timing: bool) -> None:
+def _write_result(result: Result, directory: Path, timing: bool, charts: Sequence[str] | None = None) -> None:
     from moesim.results.plots.gallery import result_plots
     from moesim.results.plots.style import render
     from moesim.results.report import report_html
@@ -99,7 +100,7 @@ def _write_result(result: Result, directory: Path, timing: bool) -> None:
         about = {"scenario": result.name, "policy": result.policy, "moesim": result.version}
         write_timeline(result.spans, directory / "timeline.json", about)
     (directory / "plots").mkdir()
-    plots = {name: render(figure, "svg") for name, figure in result_plots(result).items()}
+    plots = {name: render(figure, "svg") for name, figure in result_plots(result, charts).items()}
     for name, image in plots.items():
         (directory / "plots" / f"{name}.svg").write_bytes(image)
     _text(directory / "report.html", report_html(result, plots))
@@ -110,7 +111,7 @@ def _write_result(result: Result, directory: Path, timing: bool) -> None:
 
 
 def _write_comparison(comparison: Comparison, directory: Path, timing: bool) -> None:
-    from moesim.results.plots.gallery import comparison_plots
+    from moesim.results.plots.gallery import OWN_PLOTS, comparison_plots
     from moesim.results.plots.style import render
     from moesim.results.report import report_html
 
@@ -130,7 +131,7 @@ def _write_comparison(comparison: Comparison, directory: Path, timing: bool) -> 
         while f"policies/{slug}" in folders.values():
             slug = f"{slug}-{number}"
         folders[result.policy] = f"policies/{slug}"
-        _write_result(result, directory / folders[result.policy], timing)
+        _write_result(result, directory / folders[result.policy], timing, OWN_PLOTS)
     manifest = _head("comparison", comparison.baseline)
     manifest |= {"baseline": comparison.baseline.policy, "policies": folders}
     _finish(directory, manifest)

@@ -20,7 +20,7 @@ def plain_plots():
     from moesim.results.plots import gallery
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(gallery, "result_plots", lambda result: {"breakdown": result.plot_breakdown()})
+    patch.setattr(gallery, "result_plots", lambda result, names=None: {"breakdown": result.plot_breakdown()})
     yield
     patch.undo()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -11,18 +12,27 @@ if TYPE_CHECKING:
     from moesim.results.result import Result
 
 
-def result_plots(result: Result) -> dict[str, Figure]:
-    """Return the charts of one run; those without data are left out."""
-    figures = {"breakdown": result.plot_breakdown()}
-    if len(result.memory):
-        figures["memory"] = result.plot_memory()
-    if len(result.layers):
-        figures["layers"] = result.plot_layers()
-    if result.devices["copies"].sum() > 0:
-        figures["load"] = result.plot_load()
-    if len(result.spans):
-        figures["layer_gantt"] = result.plot_layer()
-    return figures
+OWN_PLOTS = ("memory", "layer_gantt")
+"""Charts that tell more of one policy than the comparison's own charts do."""
+
+
+def result_plots(result: Result, names: Sequence[str] | None = None) -> dict[str, Figure]:
+    """Return the charts of one run; those without data are left out.
+
+    Args:
+        result: the run.
+        names: the charts wanted; by default all.
+    """
+    charts: dict[str, tuple[bool, Callable[[], Figure]]] = {
+        "breakdown": (True, result.plot_breakdown),
+        "memory": (len(result.memory) > 0, result.plot_memory),
+        "layers": (len(result.layers) > 0, result.plot_layers),
+        "load": (result.devices["copies"].sum() > 0, result.plot_load),
+        "layer_gantt": (len(result.spans) > 0, result.plot_layer),
+    }
+    return {
+        name: draw() for name, (has_data, draw) in charts.items() if has_data and name in (names or charts)
+    }
 
 
 def comparison_plots(comparison: Comparison) -> dict[str, Figure]:

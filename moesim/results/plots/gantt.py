@@ -64,7 +64,7 @@ def _lanes(spans: pd.DataFrame, most: int) -> tuple[list[tuple[int, str]], int]:
 
 
 @chart
-def gantt(result: Result, layer: int | None = None, step: int | None = None, devices: int = 16) -> Figure:
+def gantt(result: Result, layer: int | None = None, step: int | None = None, devices: int = 8) -> Figure:
     """Return the chart; see ``Result.plot_layer``."""
     spans = choose(result, layer, step)
     lanes, hidden = _lanes(spans, max(1, devices))

@@ -34,6 +34,8 @@ def draw_imbalance(axes: Axes, comparison: Comparison) -> None:
         axes.plot(places, ranked.mean(axis=0), color=colours[result.policy], lw=1.8, marker=marker, ms=4)
     axes.axhline(1.0, color=INK, lw=0.8, ls=(0, (4, 3)))
     axes.set_ylim(0, None)
+    most = max(1, *(relative_load(result)[0].shape[1] for result in comparison.results))
+    axes.set_xlim(0.5, most + 0.5)
     axes.set_xlabel("devices of a layer, fullest first")
     axes.set_ylabel("token copies / mean", color=MUTED)
     axes.grid(axis="y", color=GRID, lw=0.8)
