@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 Slice = tuple[int, int, int]
 Transfer = tuple[int, int, int, int, int]
@@ -62,8 +63,13 @@ def spill(
         Slices of each expert that does not stay at home, the one kept at home first.
     """
     moved: dict[int, list[Slice]] = {}
-    if len(loads) == 1:
+    devices = len(loads)
+    if devices == 1:
         return moved
+    # Devices by load, then index. Entries are not removed when a load changes: a new one is added, and
+    # one that no longer tells the load is skipped.
+    ranking = [load * devices + device for device, load in enumerate(loads)]
+    heapify(ranking)
     for expert in order:
         home = homes[expert]
         if loads[home] <= capacity:
@@ -74,28 +80,40 @@ def spill(
         others = loads[home] - count
         kept = max(0, capacity - others)
         slices: list[Slice] = [(home, 0, kept)] if kept else []
-        # With nothing kept, the reference walks down a ranking made once: free room is not updated.
-        seen = loads if kept else loads.copy()
-        seen[home] = _FAR_ABOVE
-        first = best = seen.index(min(seen))
-        start = kept
+        start, first, touched = kept, -1, [home]
         while start < count:
-            free = capacity - seen[best]
-            chunk = min(count - start, free)
-            if free <= 0 or (chunk < m and start + chunk < count):
-                helper = best if kept else first
-                slices.append((helper, start, count))
-                loads[helper] += count - start
-                break
-            slices.append((best, start, start + chunk))
-            loads[best] += chunk
-            start += chunk
-            if not kept:
-                seen[best] = _FAR_ABOVE
-            best = seen.index(min(seen))
+            load, best = _least_loaded(ranking, loads, home)
+            first = best if first < 0 else first
+            chunk = min(count - start, capacity - load)
+            if chunk <= 0 or (chunk < m and start + chunk < count):
+                # No device is acceptable, so the rest goes to the first of the ranking, full or not.
+                helper, end = (best if kept else first), count
+                touched.append(best)
+            else:
+                helper, end = best, start + chunk
+            slices.append((helper, start, end))
+            loads[helper] += end - start
+            start = end
+            if kept:
+                heappush(ranking, loads[helper] * devices + helper)
+            else:
+                # With nothing kept, the reference walks down a ranking made once for this expert.
+                touched.append(helper)
         loads[home] = others + kept
+        for device in touched:
+            heappush(ranking, loads[device] * devices + device)
         moved[expert] = slices
     return moved
+
+
+def _least_loaded(ranking: list[int], loads: list[int], home: int) -> tuple[int, int]:
+    """Take the least loaded device but the home from the ranking; a full one if none is left."""
+    devices = len(loads)
+    while ranking:
+        load, device = divmod(heappop(ranking), devices)
+        if device != home and loads[device] == load:
+            return load, device
+    return _FAR_ABOVE, home
 
 
 def assign(

@@ -176,10 +176,15 @@ def _send_matrix(load: Load, index: PlacementIndex, kept: IntArray, slices: _Sli
     since = until - sent[:, split]
     stays[:, split] = np.minimum(until, kept[split]) - np.minimum(since, kept[split])
     by_row = np.zeros((load.devices, index.key.size), dtype=np.int64)
-    by_row[:, rows] = stays[:, index.key[rows]]
+    by_row[:, rows] = np.take(stays, index.key[rows], axis=1)
     matrix = index.sum_per_device(by_row)
-    parts = np.clip(until[:, slot], slices.start, slices.end) - np.clip(
-        since[:, slot], slices.start, slices.end
-    )
-    np.add.at(matrix.T, slices.layer * load.devices + slices.device, parts.T)
+    # Slices sorted by (layer, device), so that those of one device add up in one go.
+    where = slices.layer * load.devices + slices.device
+    order = np.argsort(where, kind="stable")
+    start, end = slices.start[order], slices.end[order]
+    parts = np.minimum(np.maximum(np.take(until, slot[order], axis=1), start), end)
+    parts -= np.minimum(np.maximum(np.take(since, slot[order], axis=1), start), end)
+    at, first = np.unique(where[order], return_index=True)
+    if at.size:
+        matrix[:, at] += np.add.reduceat(parts, first, axis=1)
     return Traffic.of_pairs(matrix.reshape(load.devices, load.layers, load.devices).transpose(1, 0, 2))

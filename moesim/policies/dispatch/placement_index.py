@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from moesim.policies.plan import Placement
 from moesim.routing.load import Load
 
 IntArray = npt.NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +55,16 @@ class PlacementIndex:
     filled: IntArray
     home: IntArray
 
-    def sum_per_device(self, values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> npt.NDArray:  # type: ignore[type-arg]
+    def sum_per_device(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Add up rows, [..., rows], into devices, [..., layers * devices]."""
-        result = np.zeros((*values.shape[:-1], self.layers * self.devices), dtype=values.dtype)
-        if self.starts.size:
-            result[..., self.filled] = np.add.reduceat(values, self.starts, axis=-1)
+        devices = self.layers * self.devices
+        if not self.starts.size:
+            return np.zeros((*values.shape[:-1], devices), dtype=values.dtype)
+        summed = np.add.reduceat(values, self.starts, axis=-1)
+        if self.filled.size == devices:
+            return np.asarray(summed)
+        result = np.zeros((*values.shape[:-1], devices), dtype=values.dtype)
+        result[..., self.filled] = summed
         return result
 
     def holds(self, layer: IntArray, device: IntArray, expert: IntArray) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 def dealt(numbers: IntArray, first: IntArray, slots: IntArray, replicas: IntArray) -> IntArray:
     """Count the copies among numbers 0..n-1 that fall to slots ``first .. first + slots - 1``."""
     rounds, rest = np.divmod(numbers, replicas)
-    return np.asarray(rounds * slots + np.clip(rest - first, 0, slots))
+    return np.asarray(rounds * slots + np.minimum(np.maximum(rest - first, 0), slots))
 
 
 def _deal(columns: IntArray, first: IntArray, slots: IntArray, replicas: IntArray) -> IntArray:
@@ -39,7 +39,7 @@ def even_totals(index: PlacementIndex, totals: IntArray) -> IntArray:
 
 def even(index: PlacementIndex, columns: IntArray) -> IntArray:
     """Split copies per source, int64 [sources, layers * experts], into rows, int64 [sources, rows]."""
-    copies = columns[:, index.key]
+    copies = np.take(columns, index.key, axis=1)
     rows = index.shared
     if rows.size:
         parts = _deal(copies[:, rows], index.first[rows], index.slots[rows], index.replicas[rows])
@@ -67,7 +67,7 @@ def nearest(index: PlacementIndex, columns: IntArray, node_of: IntArray) -> IntA
     A source uses replicas of its own device; if there are none, those of its node evenly; if there are
     none, all of them evenly.
     """
-    copies = columns[:, index.key]
+    copies = np.take(columns, index.key, axis=1)
     rows = index.shared
     if not rows.size:
         return copies

@@ -41,7 +41,7 @@ def _fit(matrix: FloatArray, inbound: FloatArray) -> FloatArray:
     scale = np.where(has > inbound, inbound / np.where(has > 0, has, 1.0), 1.0)
     kept = matrix * scale[:, np.newaxis, :]
     freed = (matrix - kept).sum(axis=2)
-    lacks = inbound - kept.sum(axis=1)
+    lacks = np.maximum(inbound - kept.sum(axis=1), 0.0)
     total = lacks.sum(axis=1, keepdims=True)
     part = np.divide(lacks, total, out=np.zeros_like(lacks), where=total > 0)
     return np.asarray(kept + freed[:, :, np.newaxis] * part[:, np.newaxis, :])
