@@ -8,12 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-from moesim.engine import MemoryOptions, Setup, run
+from moesim.engine import run
 from moesim.engine.tables import tables
-from moesim.hardware.kernels import kernel_style
 from moesim.results import Comparison, Result
 from moesim.scenario import build
-from moesim.workload import Workload
 
 if TYPE_CHECKING:
     from moesim.policies.base import Policy
@@ -21,28 +19,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 """Called after every step with (policy, steps done, steps in all)."""
-
-
-def build_setup(scenario: Scenario, policy: Policy) -> Setup:
-    """Build what the engine needs to run one policy of a scenario.
-
-    Raises:
-        InputError: the pieces of the scenario do not fit together.
-    """
-    model = build.build_model(scenario)
-    cluster = build.build_cluster(scenario)
-    work, memory = scenario.workload, scenario.memory
-    return Setup(
-        model=model,
-        cluster=cluster,
-        routing=build.build_source(scenario, model),
-        workload=Workload(work.phase, work.steps, work.tokens_per_device, work.context, work.moe_only),
-        policy=policy,
-        kernels=kernel_style(build.kernels_spec(scenario)),
-        memory=MemoryOptions(memory.replicated_experts, memory.other_inputs, int(memory.reserve)),
-        detail=scenario.engine.detail,
-        span_steps=scenario.engine.spans,
-    )
 
 
 def simulate(scenario: Scenario, policy: str | None = None, progress: Progress | None = None) -> Result:
@@ -62,7 +38,7 @@ def simulate(scenario: Scenario, policy: str | None = None, progress: Progress |
 
 def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> Result:
     began = time.perf_counter()
-    setup = build_setup(scenario, policy)
+    setup = build.build_setup(scenario, policy)
 
     def report(done: int, total: int) -> None:
         if progress is not None:

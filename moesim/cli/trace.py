@@ -134,5 +134,10 @@ def record(target: str, seed: int, pairs: tuple[str, ...]) -> None:
     from moesim.routing.recorder import record as run
 
     with progress_bar() as report:
-        run(target, seed=seed, progress=lambda done, total, what: report(what, done, total), **_settings(pairs))
+        run(
+            target,
+            seed=seed,
+            progress=lambda done, total, what: report(what, done, total),
+            **_settings(pairs),
+        )
     click.echo(f"wrote {target}", err=True)

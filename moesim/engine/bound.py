@@ -22,6 +22,7 @@ import numpy.typing as npt
 from moesim.engine.own_costs import OwnCosts
 from moesim.engine.setup import Setup
 from moesim.hardware.spec import DTYPE_BYTES
+from moesim.model.spec import ExpertSpec
 from moesim.routing.load import Load
 
 Array = npt.NDArray[np.float64]
@@ -40,26 +41,21 @@ class BoundPricer:
         moe = setup.model.moe_layers
         activation = DTYPE_BYTES[setup.model.activation_dtype]
         self.memory_rate = float(sum(d.memory.bandwidth * d.memory_efficiency for d in devices))
-        # Seconds of the whole cluster per copy of each expert: arithmetic, traffic, passes.
-        self.arithmetic = np.zeros((len(moe), setup.model.experts))
-        self.operands = np.zeros_like(self.arithmetic)
-        self.passes = np.zeros_like(self.arithmetic)
-        self.weights = np.zeros_like(self.arithmetic)
+        # Seconds of the whole cluster: arithmetic, operands and passes per copy, weights once.
+        prices: dict[ExpertSpec, tuple[float, float, float, float]] = {}
         style, hidden = setup.kernels, setup.model.hidden
-        for row, layer in enumerate(moe):
-            for column, expert in enumerate(layer.experts):
-                if not expert.gemms:
-                    continue
-                rate = sum(d.flops(expert.dtype) * d.gemm_efficiency for d in devices)
-                width = style.activation_passes * expert.intermediate + style.expert_passes * hidden
-                moved = sum(g.n + g.k for g in expert.gemms) * activation
-                self.arithmetic[row, column] = expert.flops_per_token / rate
-                self.operands[row, column] = moved / self.memory_rate
-                self.passes[row, column] = width * activation / self.memory_rate
-                self.weights[row, column] = expert.bytes / self.memory_rate
+        for expert in {expert for layer in moe for expert in layer.experts}:
+            rate = sum(d.flops(expert.dtype) * d.gemm_efficiency for d in devices)
+            width = style.activation_passes * expert.intermediate + style.expert_passes * hidden
+            moved = sum(g.n + g.k for g in expert.gemms) * activation
+            amounts = (moved, width * activation, float(expert.bytes)) if expert.gemms else (0.0, 0.0, 0.0)
+            operands, passes, weights = (amount / self.memory_rate for amount in amounts)
+            prices[expert] = (expert.flops_per_token / rate, operands, passes, weights)
+        table = np.asarray([[prices[expert] for expert in layer.experts] for layer in moe])
+        self.arithmetic, self.operands, self.passes, self.weights = np.moveaxis(table, 2, 0)
         self.expert_bytes = np.asarray([[e.bytes for e in layer.experts] for layer in moe], dtype=np.float64)
-        before, after = own.segments(setup.moe_rows)
-        self.fixed = np.append(before.max(axis=1), after.max())
+        self.moe_rows = setup.moe_rows
+        self.fixed = _own_bound(own, setup.moe_rows)
         capacity = np.asarray([d.memory.capacity for d in devices], dtype=np.float64)
         smallest = float(self.expert_bytes.min(initial=np.inf, where=self.expert_bytes > 0))
         room = np.maximum(capacity - (0 if setup.workload.moe_only else setup.model.resident_bytes), 0)
@@ -73,16 +69,13 @@ class BoundPricer:
         self.pair_bytes = float(setup.model.token_bytes) * (1.0 + setup.kernels.dispatch_width)
 
     def layers(self, load: Load) -> Array:
-        """Return the bound of every MoE layer, network apart [MoE layers].
-
-        What follows the last MoE layer is added to it.
-        """
+        """Return the bound of every transformer layer, network apart [layers]."""
         copies = load.per_expert.astype(np.float64)
         arithmetic = (copies * self.arithmetic).sum(axis=1)
         traffic = (copies * self.operands + (copies > 0) * self.weights).sum(axis=1)
-        bound = self.fixed[:-1] + np.maximum(arithmetic, traffic) + (copies * self.passes).sum(axis=1)
-        bound[-1] += self.fixed[-1]
-        return np.asarray(bound)
+        bound = self.fixed.copy()
+        bound[self.moe_rows] += np.maximum(arithmetic, traffic) + (copies * self.passes).sum(axis=1)
+        return bound
 
     def network(self, load: Load) -> float:
         """Return the least time in which all that must travel in a step can enter devices (s).
@@ -109,3 +102,16 @@ class BoundPricer:
         if room >= cost.size:
             return 0.0
         return float(np.partition(cost, cost.size - int(room) - 1)[: cost.size - int(room)].sum())
+
+
+def _own_bound(own: OwnCosts, moe_rows: npt.NDArray[np.int64]) -> Array:
+    """Return what devices must do by themselves per transformer layer [layers].
+
+    Between two collectives all wait for the slowest device. A layer is booked with its mean over
+    devices, and the wait that cannot be avoided with the layer that ends the segment.
+    """
+    before, after = own.segments(moe_rows)
+    fixed = (own.attention + own.dense + own.gate + own.permute + own.unpermute).mean(axis=1)
+    fixed[moe_rows] += before.max(axis=1) - before.mean(axis=1)
+    fixed[-1] += after.max() - after.mean()
+    return np.asarray(fixed)

@@ -59,22 +59,23 @@ class ExchangePricer:
 
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
-        out = self.network.link_amounts(plan.traffic)
         returning = plan.traffic.reversed()
-        back = self.network.link_amounts(returning)
-        moved_links, moved_in, move_latency = self._moves(plan.moves)
-        token_links = out * self.dispatch_bytes
-        joint_links = token_links + moved_links
-        back_links = back * self.token_bytes
-        token_latency = self._latency(plan.traffic)
-        joint_latency = np.maximum(token_latency, move_latency)
-        dispatch = token_latency + self.network.drain(token_links)
-        joint = joint_latency + self.network.drain(joint_links)
+        token_links = self.network.link_amounts(plan.traffic) * self.dispatch_bytes
+        back_links = self.network.link_amounts(returning) * self.token_bytes
+        latency = self._latency(plan.traffic)
+        dispatch = latency + self.network.drain(token_links)
+        joint_links, joint_latency, joint = token_links, latency, dispatch
+        moved_in = np.zeros((self.layers, self.devices))
+        if len(plan.moves):
+            moved_links, moved_in, move_latency = self._moves(plan.moves)
+            joint_links = token_links + moved_links
+            joint_latency = np.maximum(latency, move_latency)
+            joint = joint_latency + self.network.drain(joint_links)
         back_latency = self._latency(returning)
         combine = back_latency + self.network.drain(back_links)
         return ExchangeCosts(
             dispatch=dispatch,
-            weight_move=joint - dispatch,
+            weight_move=np.where(moved_in.any(axis=1), joint - dispatch, 0.0),
             combine=combine,
             latency=np.stack([joint_latency, back_latency]),
             dispatch_links=joint_links,
@@ -94,8 +95,6 @@ class ExchangePricer:
         links = np.zeros((self.layers, self.network.bandwidth.size))
         received = np.zeros((self.layers, self.devices))
         latency = np.zeros(self.layers)
-        if not len(moves):
-            return links, received, latency
         size = self.expert_bytes[moves.layer, moves.expert]
         np.add.at(received, (moves.layer, moves.target), size)
         for layer, source, target, amount in zip(

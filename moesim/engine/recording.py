@@ -90,11 +90,10 @@ class Recording:
         for cause in ("attention", "dense", "gate", "permute", "unpermute"):
             shares[:, column[cause]] = getattr(own, cause).mean(axis=1)
         begin_dispatch, begin_combine = time.at_dispatch.max(axis=1), time.at_combine.max(axis=1)
-        joint = time.dispatched - begin_dispatch
-        dispatch = np.minimum(joint, record.exchange.dispatch)
+        moves = _exposed_moves(record)
         shares[rows, column["planning"]] = record.planning
-        shares[rows, column["dispatch"]] = dispatch
-        shares[rows, column["weight_move"]] = joint - dispatch
+        shares[rows, column["dispatch"]] = time.dispatched - begin_dispatch - moves
+        shares[rows, column["weight_move"]] = moves
         shares[rows, column["experts"]] = record.segments.experts.mean(axis=1)
         shares[rows, column["combine"]] = time.combined - begin_combine
         waits = begin_dispatch - time.at_dispatch.mean(axis=1) + begin_combine - time.at_combine.mean(axis=1)
@@ -120,16 +119,22 @@ class Recording:
         """Remember which device every collective waited for."""
         time, segments = record.timeline, record.segments
         slowest = time.at_combine.argmax(axis=1)
-        joint = time.dispatched - time.at_dispatch.max(axis=1)
-        dispatch = np.minimum(joint, record.exchange.dispatch)
+        moves = _exposed_moves(record)
         self.pacers.append(
             {
                 "before": np.append(time.at_dispatch.argmax(axis=1), time.finished.argmax()),
                 "experts": slowest,
                 "planning": record.planning,
-                "dispatch": dispatch,
-                "weight_move": joint - dispatch,
+                "dispatch": time.dispatched - time.at_dispatch.max(axis=1) - moves,
+                "weight_move": moves,
                 "experts_s": segments.experts[np.arange(slowest.size), slowest],
                 "combine": time.combined - time.at_combine.max(axis=1),
             }
         )
+
+
+def _exposed_moves(record: StepRecord) -> Array:
+    """Return the seconds by which weight moves outlast the dispatch beside them [MoE layers]."""
+    joint = record.timeline.dispatched - record.timeline.at_dispatch.max(axis=1)
+    none = record.exchange.weight_move == 0.0
+    return np.where(none, 0.0, np.maximum(joint - record.exchange.dispatch, 0.0))

@@ -34,7 +34,7 @@ class StepRecord:
         segments: what every device did between collectives.
         timeline: when.
         planning: planning seconds [MoE layers].
-        bound_layers: lower bound per MoE layer, network apart [MoE layers].
+        bound_layers: lower bound per transformer layer, network apart [layers].
         bound: lower bound of the step (s).
     """
 

@@ -51,13 +51,14 @@ def _layers(recording: Recording) -> pd.DataFrame:
             "step": np.repeat([int(step["step"]) for step in recording.steps], layers),
             "layer": np.tile([layer.index for layer in setup.layers], count),
             "latency_s": shares.sum(axis=1),
+            "bound_s": np.concatenate([columns["bound"] for columns in recording.layer_columns]),
         }
     )
     where = (np.arange(count)[:, np.newaxis] * layers + rows).ravel()
-    for name, empty in (("bound", np.nan), ("imbalance", np.nan), ("straggler", -1), ("moves", 0)):
+    for name, empty in (("imbalance", np.nan), ("straggler", -1), ("moves", 0)):
         values = np.full(count * layers, empty)
         values[where] = np.concatenate([columns[name] for columns in recording.layer_columns])
-        frame["bound_s" if name == "bound" else name] = values
+        frame[name] = values
     frame = frame.astype({"straggler": "int64", "moves": "int64"})
     for index, cause in enumerate(CAUSES):
         frame[f"{cause}_s"] = shares[:, index]

@@ -118,8 +118,16 @@ class Network:
         np.fill_diagonal(values, 0.0)
         if traffic.matrix is not None:
             return np.asarray(np.where(traffic.matrix > 0, values, 0.0).max(axis=(1, 2), initial=0.0))
-        reach = np.stack([_column_max(values, senders) for senders in _shares(traffic) > 0])
-        return np.asarray(np.where(traffic.inbound > 0, reach, 0.0).max(axis=1, initial=0.0))
+        senders, receivers = _shares(traffic) > 0, traffic.inbound > 0
+        if senders.all():
+            reach = values.max(axis=0, initial=0.0)
+            return np.asarray(np.where(receivers, reach, 0.0).max(axis=1, initial=0.0))
+        if receivers.all():
+            reach = values.max(axis=1, initial=0.0)
+            worst = np.where(senders, reach, 0.0).max(axis=1, initial=0.0)
+            return np.broadcast_to(worst, (traffic.layers,)).copy()
+        reach = np.stack([_column_max(values, row) for row in senders])
+        return np.asarray(np.where(receivers, reach, 0.0).max(axis=1, initial=0.0))
 
 
 def _column_max(values: FloatArray, rows: BoolArray) -> FloatArray:
