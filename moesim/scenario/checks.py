@@ -57,7 +57,8 @@ def check_size(scenario: Scenario, devices: int, experts: int, layers: int) -> N
     if counts > MAX_COUNTS:
         message = (
             f"{layers} MoE layers with {experts} experts on {devices} devices need "
-            f"{format_bytes(8 * counts)} for the routing of one step, more than {format_bytes(8 * MAX_COUNTS)}"
+            f"{format_bytes(8 * counts)} for the routing of one step; "
+            f"the limit is {format_bytes(8 * MAX_COUNTS)}"
         )
         raise scenario.error(("cluster",), message, "simulate fewer devices or layers")
 

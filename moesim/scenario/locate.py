@@ -39,7 +39,8 @@ def located(scenario: Scenario, path: Sequence[str | int], prefix: str = "") -> 
         node = scenario.document.root.find(top)
         below = _named_below(node, error)
         kept = InputError(error.message, error.file, error.line, error.column)
-        where = scenario.document.place((*top, *below), key=_ends_in_unknown_key(error, below))
+        at_key = not _exists(node, below) or _ends_in_unknown_key(error, below)
+        where = scenario.document.place((*top, *below), key=at_key)
         raise where.error(f"{prefix}{kept}", error.hint) from error
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

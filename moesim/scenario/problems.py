@@ -123,6 +123,8 @@ def _expected(details: ErrorDetails) -> tuple[str, str | None]:
             str(value), str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         )
         return f"must be {context['expected']}{got}", f"did you mean '{close}'?" if close else None
+    if kind == "shape":
+        return details["msg"], _nearest_inside(value, details["msg"])
     if kind in _PLAIN:
         return f"{_PLAIN[kind]}{got}", None
     if kind in _BOUNDED:
@@ -132,6 +134,16 @@ def _expected(details: ErrorDetails) -> tuple[str, str | None]:
         unit = "characters" if kind.startswith("string") else "items"
         return f"must have {word} {context.get('min_length', context.get('max_length'))} {unit}", None
     return details["msg"][:1].lower() + details["msg"][1:], None
+
+
+def _nearest_inside(value: Any, message: str) -> str | None:
+    """Find a key that was probably meant to be one of the keys that a message asks for."""
+    wanted = message.split("'")[1::2]
+    for key in value if isinstance(value, Mapping) else ():
+        close = nearest(key, wanted)
+        if close is not None and close not in value:
+            return f"did you mean '{close}' with '{key[:60]}'?"
+    return None
 
 
 def shown(value: Any) -> str:

@@ -30,6 +30,8 @@ A scenario is one YAML file. This page is generated from the code that reads it
 * Paths count from the file that names them (with `--set`, from the working directory).
 """
 
+_LARGEST_SHOWN: Final = 10**9
+
 _TITLES: Final = {
     "CatalogueModel": "model: NAME or {name: ...}",
     "ConfigModel": "model: {config: ...}",
@@ -49,10 +51,23 @@ _TITLES: Final = {
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of scenario files, for editors and other tools."""
-    schema = ScenarioSpec.model_json_schema()
-    schema["required"] = []  # what is missing may come from the scenario that is extended
+    """Return the JSON Schema of scenario files, for editors and other tools.
+
+    It requires no key: what is missing may come from the scenario that is extended.
+    """
+    schema: dict[str, Any] = _any_of(ScenarioSpec.model_json_schema())
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "moesim scenario"}
+
+
+def _any_of(schema: Any) -> Any:
+    """Replace ``oneOf``, which refuses what fits two alternatives, such as a mapping with a name only."""
+    if isinstance(schema, list):
+        return [_any_of(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {("anyOf" if key == "oneOf" else key): _any_of(value) for key, value in schema.items()}
 
 
 def schema_text() -> str:
@@ -140,5 +155,6 @@ def _word(option: dict[str, Any]) -> str:
         return "mapping"
     kind = str(option.get("type"))
     if kind in ("integer", "number"):
-        return f"number {option['minimum']:g} to {option['maximum']:g}"
+        low, high = option["minimum"], option["maximum"]
+        return f"number {low} to {high}" if high <= _LARGEST_SHOWN else f"number from {low}"
     return {"boolean": "`true` or `false`", "string": "text", "array": "list", "null": ""}.get(kind, kind)

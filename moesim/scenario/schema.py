@@ -31,7 +31,7 @@ class ScenarioSpec(Section):
         "Mappings are merged, lists and single values replaced.",
     )
     model: ModelChoice = Field(description="What runs.", examples=["gpt-oss-20b"])
-    cluster: ClusterChoice = Field(description="Where it runs.", examples=["hgx-h200"])
+    cluster: ClusterChoice = Field(description="Where it runs.", examples=["HGX-H200"])
     parallelism: ParallelismSection = Field(
         default_factory=lambda: ParallelismSection(), description="How the model is spread."
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
-from pydantic import Field, Tag
+from pydantic import ConfigDict, Field, Tag
 
 from moesim.scenario.alternatives import (
     CONFIG,
@@ -32,6 +33,11 @@ _LAYERS: Final = "Keep only this many transformer layers; all of them by default
 _DTYPE: Final = "Number format of the weights, such as bf16 or fp8; the model's own by default."
 
 
+def _needs_one_of(keys: Iterable[str]) -> dict[str, Any]:
+    """Say in a JSON Schema what tells something written out from a catalogue entry."""
+    return {"anyOf": [{"required": [key]} for key in keys]}
+
+
 class CatalogueModel(Section):
     """A model of the catalogue (`moesim list models`), whole or in part."""
 
@@ -51,13 +57,15 @@ class ConfigModel(Section):
 class InlineModel(OpenSection):
     """A model written out with the keys of a catalogue entry (see models.md)."""
 
+    model_config = ConfigDict(json_schema_extra=_needs_one_of(_MODEL_KEYS))
+
     name: Name = Field("inline", description="Name shown in results.")
 
 
 class CatalogueCluster(Section):
     """A cluster of the catalogue (`moesim list hardware`)."""
 
-    name: Name = Field(description="Name in the cluster catalogue.", examples=["hgx-h200"])
+    name: Name = Field(description="Name in the cluster catalogue.", examples=["HGX-H200"])
     nodes: Devices | None = Field(
         None, description="Number of nodes; what the catalogue says by default.", examples=[4]
     )
@@ -65,6 +73,8 @@ class CatalogueCluster(Section):
 
 class InlineCluster(OpenSection):
     """A cluster written out with the keys of a catalogue entry (see hardware.md)."""
+
+    model_config = ConfigDict(json_schema_extra=_needs_one_of(_CLUSTER_KEYS))
 
     name: Name = Field("inline", description="Name shown in results.")
 

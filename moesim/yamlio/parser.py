@@ -21,6 +21,21 @@ MAX_BYTES: Final = 4 << 20
 MAX_NODES: Final = 200_000
 MAX_DEPTH: Final = 64
 
+_CLEARER: Final = {
+    "did not find expected <document start>": "this does not belong to what stands above it; expected a key, "
+    "as deep as the others",
+    "did not find expected key": "expected a key here, as deep as the others of its mapping",
+    "did not find expected '-' indicator": "expected '-' here, as deep as the others of its list",
+    "did not find expected ',' or ']'": "expected ',' or ']'; a list in brackets is not closed",
+    "did not find expected ',' or '}'": "expected ',' or '}'; a mapping in braces is not closed",
+    "did not find expected node content": "expected a value here",
+    "could not find expected ':'": "expected ':' after a key",
+    "mapping values are not allowed in this context": "unexpected ': '; quote text that holds it, and "
+    "indent keys evenly",
+    "block sequence entries are not allowed in this context": "unexpected '- '; begin a list on its own line",
+}
+"""What the parser says, for people."""
+
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -215,6 +230,7 @@ def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> InputError:
     """Turn an error of the parser into one that names the place and, where likely, the remedy."""
     mark: Any = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable text"
+    problem = _CLEARER.get(problem, problem)
     message = f"not valid YAML: {problem}"
     if mark is None:
         position = getattr(error, "position", None)
