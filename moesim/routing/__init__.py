@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from moesim.routing.counts_writer import CountsWriter
+from moesim.routing.importers import import_trace, importer_kinds, importer_options, importer_summary
+from moesim.routing.interchange import to_parquet
 from moesim.routing.load import Load
 from moesim.routing.source import RoutingSource, check_fits
 from moesim.routing.trace import RoutingTrace
@@ -17,4 +19,9 @@ __all__ = [
     "TraceSource",
     "TraceWriter",
     "check_fits",
+    "import_trace",
+    "importer_kinds",
+    "importer_options",
+    "importer_summary",
+    "to_parquet",
 ]

@@ -20,7 +20,7 @@ class IdCounter:
     """Count expert ids layer by layer.
 
     One bincount over the composed key ``layer * experts + id`` counts all layers of a block at once:
-    1.7 ns per id where one bincount per layer needs 2.1 (benchmarks/bench_trace.py).
+    measured 1.7 ns per id, where one bincount per layer needs 2.1.
 
     Args:
         layers: number of layers.

@@ -6,6 +6,7 @@ Layout of the .npy container: the published NumPy format description (NEP 1), ve
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,18 @@ def open_array(path: Path) -> AnyArray:
     if items == 0:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def release(array: AnyArray) -> None:
+    """Give back the pages of a mapped file that were read; they are read again when needed.
+
+    Without it a stream over a large file looks as if it had all of it in memory.
+    """
+    root: Any = array
+    while isinstance(root, np.ndarray):
+        root = root.base
+    if isinstance(root, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        root.madvise(mmap.MADV_DONTNEED)
 
 
 def row_blocks(rows: int, block: int) -> Iterator[slice]:

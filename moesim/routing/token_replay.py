@@ -9,13 +9,14 @@ import numpy as np
 
 from moesim.errors import unknown_name
 from moesim.routing.counting import IdCounter, IntArray
-from moesim.routing.format import row_blocks
-from moesim.routing.trace import RoutingTrace, Rows
+from moesim.routing.format import AnyArray, release, row_blocks
+from moesim.routing.trace import RoutingTrace
 from moesim.routing.trace_window import select_tokens, split_window
 
 ASSIGNMENTS = ("contiguous", "interleaved")
 
-_ROWS = 1 << 13  # tokens gathered at once
+_ROWS = 1 << 13  # tokens read at once
+_DEALT = 256  # tokens per device read at once when they are dealt
 
 
 class TokenReplay:
@@ -47,6 +48,7 @@ class TokenReplay:
         self._assign = assign
         self._used = used
         self._ids = trace.ids
+        self._touched = 0
         self._selected = select_tokens(trace, task, phase)
         total = trace.tokens if self._selected is None else len(self._selected)
         self._window = split_window(total, profile, "token", str(trace.path))
@@ -68,43 +70,70 @@ class TokenReplay:
         start = (step * int(share.sum())) % self._window.length
         layers, ids = self._counter.shape
         counts = np.zeros((layers, len(share), ids), dtype=np.int64)
-        for device, places in self._places(share):
-            for rows in self._wrapped(places, start):
-                counts[:, device] += self._count(rows)
-        return counts
-
-    def _places(self, share: IntArray) -> Iterator[tuple[int, Rows]]:
-        """Give each device the places of its tokens within the step."""
-        if self._assign == "contiguous":
-            first = 0
-            for device, number in enumerate(share.tolist()):
-                for part in row_blocks(number, _ROWS):
-                    yield device, slice(first + part.start, first + part.stop)
-                first += number
-            return
-        # Deal in rounds: in each round every device that still lacks tokens gets one, in device order.
-        rounds = int(share.max())
-        lacking = len(share) - np.cumsum(np.bincount(share, minlength=rounds + 1))[:rounds]
-        place = np.cumsum(lacking) - lacking
+        if self._assign == "interleaved":
+            self._deal(share, start, counts)
+            return counts
+        first = start
         for device, number in enumerate(share.tolist()):
             for part in row_blocks(number, _ROWS):
-                yield device, place[part].copy()
-            place[:number] += 1
+                for rows in self._wrapped(first + part.start, first + part.stop):
+                    counts[:, device] += self._count(rows)
+            first += number
+        return counts
 
-    def _wrapped(self, places: Rows, start: int) -> Iterator[Rows]:
-        """Turn places in the step into rows, starting again where the evaluation part ends."""
+    def _deal(self, share: IntArray, start: int, counts: IntArray) -> None:
+        """Count tokens dealt in turn; the file is read once, in order."""
+        owner = _owners(share)
+        devices = len(share)
+        # Enough tokens per device that counting them outweighs adding up the experts.
+        for part in row_blocks(len(owner), max(_ROWS, _DEALT * devices)):
+            pieces = [self._read(rows) for rows in self._wrapped(start + part.start, start + part.stop)]
+            ids = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            order = np.argsort(owner[part], kind="stable")
+            ends = np.cumsum(np.bincount(owner[part], minlength=devices))
+            for device, mine in enumerate(np.split(order, ends[:-1])):
+                if mine.size:
+                    counts[:, device] += self._counter.count(ids[mine])
+            release(self._ids)
+
+    def _wrapped(self, first: int, stop: int) -> Iterator[slice]:
+        """Turn places into rows, starting again where the evaluation part ends."""
         window = self._window
-        if not isinstance(places, slice):
-            yield window.first + (places + start) % window.length
-            return
-        place, left = start + places.start, places.stop - places.start
-        while left > 0:
-            inside = place % window.length
-            taken = min(left, window.length - inside)
+        while first < stop:
+            inside = first % window.length
+            taken = min(stop - first, window.length - inside)
             yield slice(window.first + inside, window.first + inside + taken)
-            place, left = place + taken, left - taken
+            first += taken
 
-    def _count(self, rows: Rows) -> IntArray:
-        """Count stored ids of some (selected) tokens in the used layers."""
+    def _read(self, rows: slice) -> AnyArray:
+        """Read stored ids of some (selected) tokens in the used layers."""
         picked: Any = rows if self._selected is None else self._selected[rows]
-        return self._counter.count(self._ids[picked][:, : self._used])
+        return np.asarray(self._ids[picked][:, : self._used])
+
+    def _count(self, rows: slice) -> IntArray:
+        """Count stored ids of some (selected) tokens in the used layers."""
+        counts = self._counter.count(self._read(rows))
+        self._touched += rows.stop - rows.start
+        if self._touched >= _ROWS:
+            release(self._ids)
+            self._touched = 0
+        return counts
+
+
+def _owners(share: IntArray) -> IntArray:
+    """Deal places in rounds: in each, every device that still lacks tokens gets one, in device order.
+
+    Args:
+        share: tokens per device, int64 [devices].
+
+    Returns:
+        The device that each place of the step belongs to, int64 [tokens].
+    """
+    rounds = int(share.max())
+    lacking = len(share) - np.cumsum(np.bincount(share, minlength=rounds + 1))[:rounds]
+    place = np.cumsum(lacking) - lacking
+    owner = np.empty(int(share.sum()), dtype=np.int64)
+    for device, number in enumerate(share.tolist()):
+        owner[place[:number]] = device
+        place[:number] += 1
+    return owner

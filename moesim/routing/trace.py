@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError
-from moesim.routing.format import AnyArray, row_blocks
+from moesim.routing.format import AnyArray, release, row_blocks
 from moesim.routing.manifest import Column, Manifest, read_manifest
 from moesim.routing.stored_columns import open_columns
 
@@ -205,6 +205,8 @@ class RoutingTrace:
                 phase=None if self.phase is None else self.phase[part],
                 task=None if self.task is None else self.task[part],
             )
+            for column in self.columns.values():
+                release(column)
 
     def info(self) -> dict[str, Any]:
         """Describe the trace and its balance; see :func:`moesim.routing.trace_info.trace_info`."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.routing.counting import IdCounter, IntArray, to_logical
-from moesim.routing.format import PHASES, AnyArray, row_blocks
+from moesim.routing.format import PHASES, AnyArray, release, row_blocks
 from moesim.routing.trace import RoutingTrace
 
 FloatArray = npt.NDArray[np.float64]
@@ -112,6 +112,7 @@ def _stream(trace: RoutingTrace) -> tuple[IntArray, FloatArray | None]:
             together = sequence[1:] == sequence[:-1]
         pairs += int(together.sum())
         shared += _shared(ids, together)
+        release(trace.ids)
     overlap = shared / (pairs * top_k) if pairs else None
     return to_logical(total, trace.physical_to_logical, trace.experts), overlap
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from moesim.errors import InputError
-from moesim.routing.format import PHASES, AnyArray, row_blocks, sha256
+from moesim.routing.format import PHASES, AnyArray, release, row_blocks, sha256
 from moesim.routing.trace import RoutingTrace
 
 _ROWS = 1 << 20
@@ -55,6 +55,7 @@ def _scan(trace: RoutingTrace, column: str, wrong: Callable[[AnyArray], AnyArray
         return
     width = int(np.prod(array.shape[1:], dtype=np.int64))
     for part in row_blocks(len(array), max(1, _ROWS // width)):
+        release(array)
         found = wrong(np.asarray(array[part]))
         if found.any():
             row, *rest = (int(axis) for axis in np.argwhere(found)[0])

@@ -97,15 +97,12 @@ def read_npz(path: Path) -> dict[str, AnyArray]:
                     )
                     raise InputError(message, name)
                 arrays[label] = np.frombuffer(data, dtype).reshape(shape)
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:
+        # What a damaged archive raises depends on its compression method (zlib.error, OSError, ...).
         message = "this is not a readable .npz file"
         raise InputError(message, name, hint="damaged, truncated, encrypted or of another format") from error
-    except Exception as error:
-        if isinstance(error, InputError):
-            raise
-        # zlib.error and friends: what a damaged stream raises depends on its compression method.
-        message = "the compressed data of this .npz file are damaged"
-        raise InputError(message, name) from error
     return arrays
 
 
