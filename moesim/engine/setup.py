@@ -98,9 +98,10 @@ class Setup:
     @cached_property
     def view(self) -> ClusterView:
         """What the policies may know."""
+        layers = len(self.model.moe_layers)
         spare = min(device.memory.capacity for device in self.cluster.devices) - self.model.resident_bytes
-        held = self.model.expert_bytes * len(self.model.moe_layers) * self.model.experts // self.cluster.size
-        free = max(0, int(spare - held)) // max(1, self.model.expert_bytes)
+        held = self.model.expert_bytes * layers * self.model.experts / self.cluster.size
+        free = int(max(0.0, spare - held) // max(1, self.model.expert_bytes * layers))
         return ClusterView(
             devices=self.cluster.size,
             node_of=self.cluster.node_of,
