@@ -66,7 +66,9 @@ class BoundPricer:
             setup.cluster.device_nodes, data="bandwidth"
         )
         self.ingress = float(sum(bandwidth for _, _, bandwidth in entries))
-        self.pair_bytes = float(setup.model.token_bytes) * (1.0 + setup.kernels.dispatch_width)
+        # Where tokens are sent once per device or node, one message may carry all of a token's copies.
+        shared_by = 1 if setup.kernels.sends == "copies" else setup.model.top_k
+        self.pair_bytes = float(setup.model.token_bytes) * (1.0 + setup.kernels.dispatch_width) / shared_by
 
     def layers(self, load: Load) -> Array:
         """Return the bound of every transformer layer, network apart [layers]."""

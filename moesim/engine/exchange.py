@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.sends import once_per_device, once_per_node
 from moesim.engine.setup import Setup
 from moesim.hardware.traffic import Traffic
 from moesim.policies.plan import DispatchPlan, WeightMoves
@@ -52,6 +53,10 @@ class ExchangePricer:
         self.fixed = setup.cluster.collective_latency_s
         self.devices = setup.cluster.size
         self.layers = len(setup.moe_rows)
+        self.sends = setup.kernels.sends
+        self.tokens = setup.tokens.astype(np.float64)
+        self.top_k = setup.model.top_k
+        self.node_of = setup.cluster.node_of
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
         moe = setup.model.moe_layers
@@ -59,10 +64,11 @@ class ExchangePricer:
 
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
-        returning = plan.traffic.reversed()
-        token_links = self.network.link_amounts(plan.traffic) * self.dispatch_bytes
+        sent = self._sent(plan.traffic)
+        returning = sent.reversed()
+        token_links = self.network.link_amounts(sent) * self.dispatch_bytes
         back_links = self.network.link_amounts(returning) * self.token_bytes
-        latency = self._latency(plan.traffic)
+        latency = self._latency(sent)
         dispatch = latency + self.network.drain(token_links)
         joint_links, joint_latency, joint = token_links, latency, dispatch
         moved_in = np.zeros((self.layers, self.devices))
@@ -83,6 +89,14 @@ class ExchangePricer:
             moved_bytes=moved_in.sum(axis=1),
             moved_in=moved_in,
         )
+
+    def _sent(self, copies: Traffic) -> Traffic:
+        """Return the messages that carry the copies."""
+        if self.sends == "copies":
+            return copies
+        if self.sends == "devices":
+            return once_per_device(copies, self.tokens, self.top_k)
+        return once_per_node(copies, self.tokens, self.top_k, self.node_of)
 
     def _latency(self, traffic: Traffic) -> Array:
         """Return the fixed time of a collective that sends anything [layers]."""

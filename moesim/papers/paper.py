@@ -25,7 +25,7 @@ class Figure(_Strict):
     figure: str
     unit: str
     mark: Literal["primary", "digitised", "derived"]
-    quantity: Literal["speedup", "peak_memory_gib", "rank_excess"]
+    quantity: Literal["speedup", "peak_memory_gib", "rank_excess", "dispatch_us", "combine_us"]
     scenario: str
     policy: str
     baseline: str = "ep"

@@ -98,5 +98,7 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
         return float(result.peak_memory_bytes) / 2**30
     if figure.quantity == "rank_excess":
         return result.imbalance - 1.0
+    if figure.quantity in ("dispatch_us", "combine_us"):
+        return result.breakdown_s[figure.quantity.removesuffix("_us")] * 1e6
     baseline = runs.run(figure.scenario, settings, figure.baseline)
     return baseline.latency_s["mean"] / result.latency_s["mean"]
