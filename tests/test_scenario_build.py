@@ -237,12 +237,12 @@ def test_a_damaged_trace_is_refused_in_place(content: str, tmp_path: Path) -> No
     assert (caught.value.line, caught.value.column) == (4, 18)
 
 
-def test_counts_that_would_not_fit_into_memory_are_refused() -> None:
-    model = (
-        MODEL.format(top_k=2, heads=4)
-        .replace("experts: 8", "experts: 32768")
-        .replace("layers: 2", "layers: 9")
-    )
+@pytest.mark.parametrize(
+    ("experts", "layers", "fragment"),
+    [(32768, 9, "routing to 32768 experts; the limit is 4 GiB"), (8, 20, "all pairs; the limit is 16 GiB")],
+)
+def test_steps_that_would_not_fit_into_memory_are_refused(experts: int, layers: int, fragment: str) -> None:
+    model = MODEL.format(top_k=2, heads=4).replace("experts: 8", f"experts: {experts}")
     rest = text(cluster="{name: HGX-H200, nodes: 512}", parallelism="{}").splitlines(keepends=True)[1:]
-    with pytest.raises(InputError, match="the limit is 4 GiB"):
-        build_everything(loads_scenario(model + "".join(rest)))
+    with pytest.raises(InputError, match=fragment):
+        build_everything(loads_scenario(model.replace("layers: 2", f"layers: {layers}") + "".join(rest)))

@@ -83,6 +83,14 @@ def test_paths_count_from_the_file_that_names_them(tmp_path: Path) -> None:
     assert load_scenario(own).resolved()["routing"]["trace"] == "here"
 
 
+def test_paths_lead_through_linked_folders(tmp_path: Path) -> None:
+    folder = written(tmp_path / "far" / "away", base=BASE, top="extends: base.yaml\n")
+    link = tmp_path / "near"
+    link.symlink_to(folder, target_is_directory=True)
+    loaded = load_scenario(link / "top.yaml")
+    assert loaded.resolved()["routing"]["trace"] == "traces/one"
+
+
 def test_where_the_files_lie_does_not_change_the_hash(tmp_path: Path) -> None:
     first = extended(tmp_path / "a", "seed: 3\n")
     second = extended(tmp_path / "b" / "c", "seed: 3\n")

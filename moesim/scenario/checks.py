@@ -17,6 +17,9 @@ MAX_GROUP: Final = 4096
 MAX_COUNTS: Final = 2**29
 """Numbers in the routing counts of one step (8 bytes each)."""
 
+MAX_FLOWS: Final = 2**28
+"""Pairs of devices times layers of one step; a run was measured to take about 64 bytes for each."""
+
 
 def check_group(scenario: Scenario, devices: int) -> None:
     """Check that the expert-parallel group divides the cluster's devices and can be simulated.
@@ -48,19 +51,21 @@ def check_tokens(scenario: Scenario, devices: int) -> None:
 
 
 def check_size(scenario: Scenario, devices: int, experts: int, layers: int) -> None:
-    """Check that the counts of a step fit into memory.
+    """Check that the counts and the traffic of a step fit into memory.
 
     Raises:
         InputError: at ``cluster``.
     """
-    counts = devices * experts * layers
-    if counts > MAX_COUNTS:
-        message = (
-            f"{layers} MoE layers with {experts} experts on {devices} devices need "
-            f"{format_bytes(8 * counts)} for the routing of one step; "
-            f"the limit is {format_bytes(8 * MAX_COUNTS)}"
-        )
-        raise scenario.error(("cluster",), message, "simulate fewer devices or layers")
+    for what, number, limit, size in (
+        (f"routing to {experts} experts", devices * experts * layers, MAX_COUNTS, 8),
+        ("traffic between all pairs", devices * devices * layers, MAX_FLOWS, 64),
+    ):
+        if number > limit:
+            message = (
+                f"a step of {layers} MoE layers on {devices} devices needs {format_bytes(size * number)} "
+                f"for the {what}; the limit is {format_bytes(size * limit)}"
+            )
+            raise scenario.error(("cluster",), message, "simulate fewer devices or layers")
 
 
 def check_placement(scenario: Scenario, policy: Policy, view: ClusterView) -> None:

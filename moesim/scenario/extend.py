@@ -40,7 +40,7 @@ def complete(document: Document, folder: Path, seen: tuple[Path, ...] = ()) -> D
     if named is None or named.value is None:
         return document
     path = _base_path(named, folder, seen)
-    base = complete(load(path), path.parent, (*seen, path))
+    base = complete(load(path), path.parent, (*seen, path.resolve()))
     own = Node({key: child for key, child in root.value.items() if key != "extends"}, root.place, root.key)
     return Document(merge(_rebased(base.root, path.parent, folder), own))
 
@@ -53,15 +53,18 @@ def _base_path(named: Node, folder: Path, seen: tuple[Path, ...]) -> Path:
     if Path(value).is_absolute():
         raise named.place.error("'extends' must be a path relative to this file")
     try:
-        path = (folder / value).resolve()
+        path = folder / value
+        known = path.resolve()
         exists = path.is_file()
     except (OSError, RuntimeError, ValueError):
         exists = False
     if not exists:
         message = f"there is no file '{value}' to extend"
         raise named.place.error(message)
-    if path in seen or len(seen) >= _DEEPEST:
-        message = "scenarios extend each other in a circle" if path in seen else "too many scenarios in a row"
+    if known in seen or len(seen) >= _DEEPEST:
+        message = (
+            "scenarios extend each other in a circle" if known in seen else "too many scenarios in a row"
+        )
         raise named.place.error(message)
     return path
 
