@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.causes import CAUSES
 from moesim.engine import MemoryOptions, Setup, run
-from moesim.engine.causes import CAUSES
 from moesim.engine.tables import tables
 from moesim.hardware import cluster_from_mapping, load_cluster
 from moesim.hardware.kernels import kernel_style

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moesim.engine.causes import CAUSES
+from moesim.causes import CAUSES
 from moesim.engine.memory import Peak
 from moesim.engine.own_costs import OwnCosts
 from moesim.engine.setup import Setup

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moesim.engine.causes import CAUSES
+from moesim.causes import CAUSES
 from moesim.engine.memory import STAGES
 from moesim.engine.recording import Recording
 from moesim.engine.spans import SHORTEST_S, spans_table

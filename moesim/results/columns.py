@@ -11,27 +11,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
+from moesim.causes import CAUSE_MEANING, CAUSES
+
 Kind = Literal["int64", "float64", "bool", "str"]
-
-CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "attention": "attention and its projections",
-        "dense": "dense feed-forward layers and shared experts",
-        "gate": "router scores and top-k choice",
-        "permute": "sorting token copies by expert before dispatch",
-        "planning": "computing the plan of the policy, its exchange of loads included",
-        "dispatch": "sending token copies to the devices that compute them",
-        "weight_move": "expert weights on the wire that nothing else hides",
-        "experts": "grouped matrix multiplications of the routed experts",
-        "combine": "sending expert outputs back",
-        "unpermute": "weighted sum of the copies of each token",
-        "wait": "idle until the slowest device or transfer is done",
-    }
-)
-"""What a second of a step can be spent on, in the fixed order of all outputs."""
-
-CAUSES: Final = tuple(CAUSE_MEANING)
-"""Names of the causes, as the engine writes them."""
 
 
 @dataclass(frozen=True)

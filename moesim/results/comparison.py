@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from moesim.causes import CAUSES
 from moesim.errors import InputError, unknown_name
-from moesim.results.columns import CAUSES
 from moesim.results.metrics import plain, ratio
 from moesim.results.result import Result
 

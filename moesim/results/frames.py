@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moesim.causes import CAUSES
 from moesim.errors import MoesimError
-from moesim.results.columns import CAUSES, TABLES, Kind, Table
+from moesim.results.columns import TABLES, Kind, Table
 
 TOLERANCE = 1e-9
 """Relative rounding allowed between a total and its parts."""

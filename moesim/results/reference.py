@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from moesim.results.columns import CAUSE_MEANING, POLICY_KEYS, SUMMARY_KEYS, TABLES, Table
+from moesim.causes import CAUSE_MEANING
+from moesim.results.columns import POLICY_KEYS, SUMMARY_KEYS, TABLES, Table
 
 _INTRO: Final = """# Results
 

@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from moesim.results.columns import CAUSES
+from moesim.causes import CAUSES
 from moesim.results.explain import SAID, explain_one, out_of_memory_line
 from moesim.results.memory import fullest_device, holding, own_memory
 from moesim.results.metrics import ratio

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 from moesim import __version__
-from moesim.results.columns import CAUSES
+from moesim.causes import CAUSES
 from moesim.results.frames import build_all
 from moesim.results.memory import overflows, own_memory
 from moesim.results.metrics import bound_fraction, plain, ratio, spread

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moesim.causes import CAUSES
 from moesim.results import Comparison, Result
-from moesim.results.columns import CAUSES
 
 GIB = 2.0**30
 

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from moesim.causes import CAUSES
 from moesim.errors import InputError
 from moesim.results import Result
-from moesim.results.columns import CAUSES
 from moesim.results.plots.gallery import comparison_plots, result_plots
 from moesim.results.plots.load import relative_load
 from moesim.results.plots.style import CAUSE_COLOURS, byte_scale, owner_colours, render, time_scale

@@ -25,12 +25,6 @@ def test_tables_have_the_declared_columns_types_and_units(make_result):
                 assert frame[column.name].dtype == column.kind
 
 
-def test_causes_are_those_of_the_engine():
-    from moesim.engine.causes import CAUSES as WRITTEN
-
-    assert tuple(WRITTEN) == CAUSES
-
-
 def test_summary_has_the_promised_keys_and_is_strict_json(make_result):
     summary = make_result().summary()
     assert list(summary) == list(SUMMARY_KEYS)

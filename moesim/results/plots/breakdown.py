@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from moesim.results.columns import CAUSES
+from moesim.causes import CAUSES
 from moesim.results.explain import SAID
 from moesim.results.metrics import ratio
 from moesim.results.plots.style import CAUSE_COLOURS, INK, MUTED, canvas, chart, legend_below, time_scale

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from moesim.causes import CAUSES
 from moesim.errors import InputError
-from moesim.results.columns import CAUSES
 from moesim.results.plots.style import CAUSE_COLOURS, GRID, INK, canvas, chart, legend_below, time_scale
 from moesim.results.result import Result
 from moesim.units import format_time

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from moesim.results.columns import CAUSES
+from moesim.causes import CAUSES
 from moesim.results.explain import SAID
 from moesim.results.metrics import ratio
 from moesim.units import format_bytes, format_time
