@@ -15,6 +15,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Quantity = Literal[
+    "speedup", "peak_memory_gib", "rank_excess", "dispatch_us", "combine_us", "tokens_per_s_per_device"
+]
+
+
 class Figure(_Strict):
     """Published points of one figure or table, and how to predict them.
 
@@ -25,7 +30,7 @@ class Figure(_Strict):
     figure: str
     unit: str
     mark: Literal["primary", "digitised", "derived"]
-    quantity: Literal["speedup", "peak_memory_gib", "rank_excess", "dispatch_us", "combine_us"]
+    quantity: Quantity
     scenario: str
     policy: str
     baseline: str = "ep"

@@ -100,5 +100,7 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
         return result.imbalance - 1.0
     if figure.quantity in ("dispatch_us", "combine_us"):
         return result.breakdown_s[figure.quantity.removesuffix("_us")] * 1e6
+    if figure.quantity == "tokens_per_s_per_device":
+        return result.throughput_tokens_per_s / result.memory["device"].nunique()
     baseline = runs.run(figure.scenario, settings, figure.baseline)
     return baseline.latency_s["mean"] / result.latency_s["mean"]
