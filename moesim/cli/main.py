@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from moesim import __version__
+from moesim.cli.accuracy import accuracy
 from moesim.cli.compare import compare_policies
 from moesim.cli.lists import list_group, schema
 from moesim.cli.plan import plan
@@ -47,5 +48,5 @@ def main() -> None:
     """
 
 
-for _command in (simulate, compare_policies, reproduce, plan, list_group, schema, trace):
+for _command in (simulate, compare_policies, reproduce, accuracy, plan, list_group, schema, trace):
     main.add_command(_command)

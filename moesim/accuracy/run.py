@@ -1,0 +1,98 @@
+"""Score the cost models against all measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from moesim.accuracy.families import Family, families, family_named
+from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
+from moesim.accuracy.rows import GROUP, Measured, thin
+from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
+from moesim.accuracy.tables import check_device, measured_devices
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class AccuracyReport:
+    """Predicted against measured.
+
+    Attributes:
+        rows: one row per device, family, dtype, backend, source and protocol with count, median_ape,
+            mean_ape, p90_ape and max_ape (fractions).
+        points: one row per scored measurement: measured_s, predicted_s, error (predicted over measured
+            minus 1) and the case's name.
+    """
+
+    rows: pd.DataFrame
+    points: pd.DataFrame
+
+    @property
+    def worst(self) -> pd.DataFrame:
+        """The three points furthest off of every row of ``rows``."""
+        return worst_cases(self.points)
+
+    def plot(self) -> Figure:
+        """Draw predicted against measured, one panel per family and protocol."""
+        from moesim.accuracy.plot import predicted_against_measured
+
+        return predicted_against_measured(self.points)
+
+
+def accuracy(
+    device: str | None = None, family: str | None = None, progress: Progress | None = None
+) -> AccuracyReport:
+    """Predict measured timings that the models' constants have not seen, and sum up the errors.
+
+    Args:
+        device: catalogue name; all devices with measurements by default.
+        family: one family; all by default.
+        progress: called with (families and devices done, in all).
+
+    Raises:
+        InputError: the tables are not installed, or there is no such device or family.
+    """
+    devices = (check_device(device),) if device is not None else measured_devices()
+    chosen = [family_named(family)] if family is not None else list(families().values())
+    scored: list[pd.DataFrame] = []
+    done, total = 0, len(devices) * len(chosen)
+    for one in chosen:
+        for name in devices:
+            scored.extend(part for part in score_device(one, name) if len(part))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    together = pd.concat(scored, ignore_index=True) if scored else pd.DataFrame(columns=list(POINT_COLUMNS))
+    return AccuracyReport(rows=summarise(together), points=together)
+
+
+def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:
+    """Yield scored points of one family on one device, protocol by protocol."""
+    case = list(family.case)
+    for key, whole in family.measured(device).groupby(list(GROUP), sort=True, observed=True):
+        read = read_off_neighbours(whole, family.curve, family.axis)
+        yield points(whole, read, source="measured", protocol="leave_points_out", case=case)
+        group = thin(whole, family.fit_rows)
+        for train, test in leave_model_out(group):
+            seconds = family.predict(train, test)
+            yield points(test, seconds, source="analytic", protocol="leave_model_out", case=case)
+        split = leave_device_out([*_same_group(family, device, key), group], device)
+        if split is not None:
+            seconds = family.predict(*split)
+            yield points(split[1], seconds, source="analytic", protocol="leave_device_out", case=case)
+
+
+def _same_group(family: Family, device: str, key: tuple[Hashable, ...]) -> Iterator[Measured]:
+    """Yield the rows of a precision and software on every other device, thinned."""
+    others = [name for name in measured_devices() if name != device]
+    for name in others:
+        frame = family.measured(name)
+        same = frame[(frame[list(GROUP)] == list(key)).all(axis=1)] if len(frame) else frame
+        yield thin(same, max(1, family.fit_rows // max(1, len(others))))
