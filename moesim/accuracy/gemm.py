@@ -1,0 +1,165 @@
+"""Dense GEMMs: published timings of PyTorch, CUTLASS, DeepGEMM and TensorRT-LLM against the tile model.
+
+Timings are of one linear layer on one GPU in a stream of them (CUDA graphs, except where noted); those of
+8 and 4 bit formats contain what quantises the activations before the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from moesim.accuracy.alternating import Array, fit
+from moesim.accuracy.rows import Measured, measured, thin
+from moesim.accuracy.tables import find_tables, read_table, source_name, versions
+from moesim.hardware.catalogue import load_device
+from moesim.hardware.dense_constants import cache_bytes
+from moesim.hardware.dense_gemm import (
+    BENCHMARK_COPIES,
+    FORMATS,
+    GemmChoices,
+    GemmConstants,
+    choice_seconds,
+    dense_gemm_seconds,
+    gemm_choices,
+)
+
+BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
+    "launch_s": (3e-7, 3e-5),
+    "tile_s": (1e-9, 2e-5),
+    "step_s": (1e-10, 3e-7),
+    "split_s": (1e-7, 1e-3),
+    "mma": (0.1, 1.1),
+    "memory": (0.3, 1.0),
+    "balance": (5.0, 1000.0),
+    "cache_ratio": (1.0, 20.0),
+    "whole": (0.01, 1.0),
+    "norm": (1.0, 12.0),
+    "passes": (1e-3, 20.0),
+}
+"""Range of each fitted constant; mma may exceed 1 because some boards clock above their datasheet's rate."""
+
+_NAMES: Final = {"bfloat16": "bf16", "nvfp4": "fp4", "sq": "int8", "int4_wo": "int4"}
+"""Kinds of the tables that are called otherwise here."""
+
+_FIT_ROWS: Final = 1500
+"""Rows that one fit sees; more change the median error by less than its last digit."""
+
+_SCALE: Final = 0.05
+
+_HOST_BOUND: Final = 2e-5
+"""Where even the quickest 5 % of calls take longer (s), the host's calls were timed, not kernels."""
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """The family of dense GEMMs. Left out as one model: a class of weight shapes [n, k]."""
+
+    name: str = "gemm"
+    curve: tuple[str, ...] = ("m", "n")
+    axis: str = "k"
+    case: tuple[str, ...] = ("m", "n", "k")
+    fit_rows: int = 4000
+
+    def measured(self, device: str) -> Measured:
+        """Return all timings of a device; of each software and kind those of the newest version."""
+        return _measured(device)
+
+    def predict(self, train: Measured, test: Measured) -> Array:
+        """Fit constants on ``train`` and price ``test``; both hold one kind of GEMM."""
+        return price_rows(test, fit_constants(train))
+
+
+def fit_constants(train: Measured) -> GemmConstants:
+    """Fit the constants of one kind of GEMM to timings of one or more devices."""
+    rows = thin(train, _FIT_ROWS, ["device", "m", "n", "k"])
+    ordered = rows.sort_values("device", kind="stable")
+    seconds = ordered["seconds"].to_numpy(dtype=float)
+    kind = FORMATS[str(ordered["dtype"].iloc[0])]
+    parts = [
+        gemm_choices(
+            load_device(str(device)),
+            kind,
+            *_extents(part),
+            cache=cache_bytes(str(device)),
+            copies=BENCHMARK_COPIES,
+        )
+        for device, part in ordered.groupby("device", sort=True, observed=True)
+    ]
+    names = [f.name for f in fields(GemmChoices)]
+    choices = GemmChoices(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    start, bounds = asdict(GemmConstants()), dict(BOUNDS)
+    floor = float(np.quantile(seconds, 0.05))
+    if floor > _HOST_BOUND:
+        start["host_s"], bounds["host_s"] = floor, (floor / 4.0, floor * 4.0)
+    start["passes"] = 0.3
+    return GemmConstants(**fit(choices, seconds, _price, start, bounds, scale=_SCALE).constants)
+
+
+def price_rows(rows: Measured, constants: GemmConstants) -> Array:
+    """Price measured rows, of any devices, under constants."""
+    seconds = np.empty(len(rows))
+    for device, places in rows.groupby("device", sort=True, observed=True).indices.items():
+        part = rows.iloc[places]
+        seconds[places] = dense_gemm_seconds(
+            load_device(str(device)),
+            constants,
+            *_extents(part),
+            str(part["dtype"].iloc[0]),
+            cache=cache_bytes(str(device)),
+            copies=BENCHMARK_COPIES,
+        )
+    return seconds
+
+
+def _price(choices: GemmChoices, constants: Mapping[str, float]) -> Array:
+    return choice_seconds(choices, GemmConstants(**constants))
+
+
+def _extents(rows: Measured) -> tuple[Array, Array, Array]:
+    m, n, k = (rows[name].to_numpy(dtype=np.float64) for name in ("m", "n", "k"))
+    return m, n, k
+
+
+@cache
+def _measured(device: str) -> Measured:
+    """Read the tables of a device."""
+    parts: list[pd.DataFrame] = []
+    for software in find_tables(device, "gemm", "gemm_perf"):
+        seen: set[str] = set()
+        for path in reversed(versions(device, "gemm", "gemm_perf", software).values()):
+            table = read_table(path, ("gemm_dtype", "m", "n", "k", "latency"))
+            table["dtype"] = table["gemm_dtype"].astype(str).replace(_NAMES)
+            kinds = set(table["dtype"]) & set(FORMATS) - seen
+            seen |= kinds
+            part = table[table["dtype"].isin(kinds)].assign(backend=software, source=source_name(path))
+            parts.append(part)
+    if not parts:
+        return pd.DataFrame()
+    return _frame(device, pd.concat(parts, ignore_index=True))
+
+
+def _frame(device: str, table: pd.DataFrame) -> Measured:
+    """Average repeated keys, drop what no fp8_block kernel covers, and name the class of weight shapes."""
+    table = table[(table["dtype"] != "fp8_block") | ((table["n"] >= 128) & (table["k"] >= 128))]
+    keys = ["dtype", "backend", "source", "m", "n", "k"]
+    averaged = table.assign(seconds=table["latency"] * 1e-3).groupby(keys, sort=False)["seconds"].mean()
+    rows = averaged.reset_index()
+    rows["shape"] = _size_class(rows["n"], "n") + " " + _size_class(rows["k"], "k")
+    frame = measured(rows, device=device, family="gemm")
+    labels = ("device", "family", "dtype", "backend", "source", "shape")
+    return frame.astype({**dict.fromkeys(labels, "category"), "m": "int32", "n": "int32", "k": "int32"})
+
+
+def _size_class(extent: pd.Series[Any], name: str) -> pd.Series[str]:
+    """Return one of three names per extent; a class spans what one generation of models uses."""
+    names = np.array([f"{name}<=512", f"{name}<=4096", f"{name}>4096"])
+    return pd.Series(names[np.digitize(extent.to_numpy(), [513, 4097])], index=extent.index)
+
+
+FAMILIES: Final = (Gemm(),)
