@@ -1,0 +1,137 @@
+"""NCCL's all-to-all, all-gather, reduce-scatter and all-reduce on one node.
+
+The tables are of nccl-tests, out of place, on 2, 4 and 8 devices (GB200 and GB300: 2 and 4). Left out is
+one number of devices at a time, so constants of 2 and 8 predict 4, and those of 2 and 4 predict 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from moesim.accuracy.prior_fit import Prior, fit
+from moesim.accuracy.protocols import Array
+from moesim.accuracy.rows import Measured, measured
+from moesim.accuracy.tables import find_tables, read_table, source_name
+from moesim.hardware.network_constants import node_links
+from moesim.hardware.protocols import CollectiveConstants, Operation, collective_seconds
+
+SMALLEST: Final = 1024
+LARGEST: Final = 512 * 2**20
+"""Bytes between which rows are scored."""
+
+_TABLE_NAMES: Final[dict[Operation, str]] = {
+    "all_to_all": "alltoall",
+    "all_gather": "all_gather",
+    "reduce_scatter": "reduce_scatter",
+    "all_reduce": "all_reduce",
+}
+_DTYPES: Final = {"half": ("fp16", 2), "int8": ("int8", 1)}
+
+_MIDDLE: Final = {
+    "start_s": 6e-6,
+    "step_s": 1e-6,
+    "medium_s": 3e-6,
+    "bulk_s": 8e-6,
+    "ends": 1.2,
+    "through": 1.4,
+    "small_waste": 8.0,
+    "medium_waste": 0.8,
+    "crowding": 1.0,
+}
+_SPREAD: Final = {
+    "start_s": 1.0,
+    "step_s": 1.0,
+    "medium_s": 1.5,
+    "bulk_s": 1.5,
+    "ends": 1.0,
+    "through": 0.5,
+    "small_waste": 1.5,
+    "medium_waste": 1.5,
+    "crowding": 1.0,
+}
+_STARTS: Final[tuple[Mapping[str, float], ...]] = tuple(
+    {"medium_s": medium, "bulk_s": bulk, "small_waste": small, "medium_waste": waste}
+    for medium, bulk in ((2e-6, 1e-5), (1e-6, 3e-6))
+    for small, waste in ((3.0, 0.6), (30.0, 3.0))
+)
+
+
+@dataclass(frozen=True)
+class CollectiveFamily:
+    """One collective: see ``moesim.accuracy.families.Family``."""
+
+    name: Operation
+    curve: tuple[str, ...] = ("shape",)
+    axis: str = "bytes"
+    case: tuple[str, ...] = ("bytes",)
+    fit_rows: int = 400
+
+    def measured(self, device: str) -> Measured:
+        """Return the rows of the newest NCCL; keys that were timed more than once by their median."""
+        return _measured(self.name, device)
+
+    def predict(self, train: Measured, test: Measured) -> Array:
+        """Fit on rows of the same kind of link, if there are any, and predict."""
+        kinds = {node_links(device).kind for device in test["device"].unique()}
+        alike = train["device"].map(lambda device: node_links(str(device)).kind in kinds)
+        constants = fit_collective(self.name, train[alike] if alike.any() else train)
+        return predicted(self.name, test, constants)
+
+
+def fit_collective(operation: Operation, train: Measured) -> CollectiveConstants:
+    """Fit the constants of an operation to rows, of several systems if there are."""
+    price = _pricer(operation, train)
+    vector = fit(
+        lambda vector: price(CollectiveConstants.from_vector(vector)),
+        train["seconds"].to_numpy(dtype=float),
+        Prior(_MIDDLE, _SPREAD),
+        pull=0.008,
+        starts=_STARTS,
+    )
+    return CollectiveConstants.from_vector(vector)
+
+
+def predicted(operation: Operation, rows: Measured, constants: CollectiveConstants) -> Array:
+    """Price rows, each with the datasheet rate of its device's links."""
+    return _pricer(operation, rows)(constants)
+
+
+def _pricer(operation: Operation, rows: Measured) -> Callable[[CollectiveConstants], Array]:
+    """Return what prices rows, with everything looked up that does not depend on constants."""
+    links = [node_links(str(device)) for device in rows["device"]]
+    count, size = (rows[column].to_numpy(dtype=float) for column in ("num_gpus", "bytes"))
+    rate, island = (np.array([getattr(link, name) for link in links]) for name in ("rate", "island"))
+    return lambda constants: collective_seconds(operation, count, size, rate, constants, island)
+
+
+@cache
+def _measured(operation: Operation, device: str) -> Measured:
+    found = find_tables(device, "comm", "nccl_perf", "nccl").get("nccl")
+    if found is None:
+        return pd.DataFrame(columns=["device", "dtype", "backend", "shape", "seconds"])
+    table = read_table(found, ("op_name", "nccl_dtype", "num_gpus", "message_size", "latency"))
+    table = table[(table["op_name"] == _TABLE_NAMES[operation]) & table["nccl_dtype"].isin(list(_DTYPES))]
+    width = table["nccl_dtype"].map({name: size for name, (_, size) in _DTYPES.items()})
+    table = table.assign(
+        bytes=table["message_size"] * width,
+        dtype=table["nccl_dtype"].map({name: dtype for name, (dtype, _) in _DTYPES.items()}),
+        seconds=table["latency"] * 1e-3,
+    )
+    table = table[(table["bytes"] >= SMALLEST) & (table["bytes"] <= LARGEST)]
+    table = table.groupby(["dtype", "num_gpus", "bytes"])[["seconds"]].median().reset_index()
+    table["shape"] = table["num_gpus"].astype(str) + " devices"
+    return measured(table, device=device, family=operation, source=source_name(found), backend="nccl")
+
+
+FAMILIES: Final = (
+    CollectiveFamily("all_to_all"),
+    CollectiveFamily("all_gather"),
+    CollectiveFamily("reduce_scatter"),
+    CollectiveFamily("all_reduce"),
+)
