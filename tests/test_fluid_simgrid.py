@@ -1,61 +1,87 @@
-"""Finish times beside those of SimGrid's fluid model, where its Python binding is installed."""
+"""Finish times beside those of SimGrid's fluid model, where its Python binding can be imported.
+
+SimGrid 3 and 4 both do: the PyPI package ``simgrid`` (which is compiled on installation and needs CMake and
+Boost) or Debian's ``python3-simgrid``.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 
 from moesim.hardware.fluid import Flow, FluidNetwork
+from moesim.hardware.network import Network
 
-simgrid = pytest.importorskip("simgrid", reason="SimGrid's Python binding is not installed")
-
-# SimGrid allows one engine per process, so every case runs in its own.
-RUN = """
-import json, os, sys, simgrid
-case = json.loads(sys.argv[1])
-options = ("network/model:CM02", "network/crosstraffic:0", "network/TCP-gamma:0",
-           "surf/precision:1e-12", "maxmin/precision:1e-9")
-engine = simgrid.Engine(["simgrid", "--log=root.thres:critical", *("--cfg=" + o for o in options)])
-zone = simgrid.NetZone.create_full_zone("zone")
-links = [zone.create_link(f"l{i}", [rate]).set_latency(0).seal() for i, rate in enumerate(case["bandwidth"])]
-finish = [0.0] * len(case["flows"])
-def move(index, start, size, here, there):
-    simgrid.this_actor.sleep_until(start)
-    simgrid.Comm.sendto(here, there, size)
-    finish[index] = simgrid.Engine.clock
-for index, (start, size, path) in enumerate(case["flows"]):
-    here, there = (zone.create_host(f"{side}{index}", 1e9).seal() for side in "ab")
-    route = [simgrid.LinkInRoute(links[link]) for link in path]
-    zone.add_route(here.netpoint, there.netpoint, None, None, route, False)
-    simgrid.Actor.create(f"f{index}", here, move, index, start, size, here, there)
-zone.seal()
-engine.run()
-sys.stdout.write("RESULT " + json.dumps(finish) + "\\n")
-sys.stdout.flush()
-os._exit(0)
-"""
+RUNNER = Path(__file__).resolve().parents[1] / "benchmarks" / "simgrid_run.py"
+BATCH = 28
+Case = dict[str, Any]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_finish_times_are_those_of_simgrid(seed: int) -> None:
-    if not str(simgrid.simgrid_version).startswith("3."):
-        pytest.skip("routes are declared differently since SimGrid 4")
-    rng = np.random.default_rng(seed)
-    links, count = int(rng.integers(1, 9)), int(rng.integers(1, 15))
-    bandwidth = rng.uniform(1e6, 1e7, links)
-    flows = []
-    for _ in range(count):
-        path = rng.choice(links, int(rng.integers(1, min(links, 4) + 1)), replace=False).tolist()
-        start = float(rng.choice([0.0, rng.uniform(0, 20)]))
-        flows.append((start, int(rng.integers(10**6, 10**8)), path))
-    case = json.dumps({"bandwidth": bandwidth.tolist(), "flows": flows})
-    run = subprocess.run([sys.executable, "-c", RUN, case], capture_output=True, text=True, check=True)
-    theirs = json.loads(run.stdout.split("RESULT ")[1])
-    transfers = [Flow.along(path, size, start) for start, size, path in flows]
-    ours = FluidNetwork(bandwidth).finish_times(transfers)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+@pytest.fixture(scope="module", autouse=True)
+def _simgrid() -> None:
+    probe = subprocess.run([sys.executable, str(RUNNER), "--version"], capture_output=True, text=True)
+    if probe.returncode:
+        reason = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"SimGrid's Python binding cannot be imported ({reason})")
+
+
+def loose_links(rng: np.random.Generator) -> Case:
+    """Flows over any subset of links."""
+    links = int(rng.integers(1, 9))
+    paths = [
+        rng.choice(links, int(rng.integers(1, min(links, 4) + 1)), replace=False).tolist()
+        for _ in range(int(rng.integers(1, 15)))
+    ]
+    return case_of(rng, rng.uniform(1e6, 1e7, links), paths)
+
+
+def connected_graph(rng: np.random.Generator) -> Case:
+    """Flows along the routes of a random network of devices and switches."""
+    devices, switches = int(rng.integers(2, 9)), int(rng.integers(1, 5))
+    names = [f"d{index}" for index in range(devices)]
+    tree = nx.random_labeled_tree(switches, seed=int(rng.integers(1 << 30)))
+    cables = [(f"s{a}", f"s{b}") for a, b in tree.edges]
+    cables += [(name, f"s{rng.integers(switches)}") for name in names]
+    cables += [(f"s{a}", f"s{b}") for a in range(switches) for b in range(a) if rng.random() < 0.3]
+    graph = nx.DiGraph()
+    for name in names:
+        graph.add_node(name, kind="device")
+    for ends in cables:
+        for one, other in (ends, ends[::-1]):
+            graph.add_edge(one, other, bandwidth=rng.uniform(1e6, 1e7), latency=1e-6, link="nvlink")
+    network = Network.from_graph(graph, names)
+    paths = []
+    for _ in range(int(rng.integers(1, 15))):
+        src, dst = rng.choice(devices, 2, replace=False)
+        paths.append([int(link) for link in network.path(int(src), int(dst))])
+    return case_of(rng, network.bandwidth, paths)
+
+
+def case_of(rng: np.random.Generator, bandwidth: np.ndarray, paths: list[list[int]]) -> Case:
+    flows = [
+        [float(rng.choice([0.0, rng.uniform(0, 20)])), int(rng.integers(10**6, 10**8)), path]
+        for path in paths
+    ]
+    return {"bandwidth": bandwidth.tolist(), "flows": flows}
+
+
+@pytest.mark.parametrize("topology", [loose_links, connected_graph])
+@pytest.mark.parametrize("seed", range(4))
+def test_finish_times_are_those_of_simgrid(topology: Any, seed: int) -> None:
+    rng = np.random.default_rng([seed, 0 if topology is loose_links else 1])
+    cases = [topology(rng) for _ in range(BATCH)]
+    run = subprocess.run(
+        [sys.executable, str(RUNNER)], input=json.dumps(cases), capture_output=True, text=True, check=True
+    )
+    theirs = json.loads(run.stdout.split("RESULT ")[1])["finish"]
+    for case, expected in zip(cases, theirs, strict=True):
+        flows = [Flow.along(path, size, start) for start, size, path in case["flows"]]
+        ours = FluidNetwork(np.array(case["bandwidth"])).finish_times(flows)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
