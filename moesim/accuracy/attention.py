@@ -50,8 +50,10 @@ _RATES: Final = {"bf16": "bf16", "bf16_kv8": "bf16", "fp8": "fp8"}
 """Format of the products by the name of the precision (``_kv8``: the cache alone has 8 bits)."""
 
 _FIT_ROWS: Final = 1000
-_TRIAL_ROWS: Final = 300
+_TRIAL_ROWS: Final = 400
 _SCALE: Final = 0.08
+_TIE: Final = 0.02
+"""Share by which a packing has to fit better than a simpler one."""
 
 _ENOUGH: Final = 80
 """Rows of a kernel below which it takes the constants of all kernels of its software."""
@@ -121,8 +123,9 @@ def fit_constants(train: Measured, phase: str) -> AttentionConstants:
     else:
         variants = [replace(first, packing=packing) for packing in PACKINGS]
     trial = thin(train, _TRIAL_ROWS)
-    losses = [_fit(trial, phase, variant, 2).loss for variant in variants] if len(variants) > 1 else [0.0]
-    best = variants[int(np.argmin(losses))]
+    losses = [_fit(trial, phase, variant, 3).loss for variant in variants] if len(variants) > 1 else [0.0]
+    tied = min(losses) * (1.0 + _TIE)  # the first of equally good ones: rows that tell them apart may lack
+    best = next(variant for variant, loss in zip(variants, losses, strict=True) if loss <= tied)
     return _with(best, _fit(thin(train, _FIT_ROWS), phase, best, 4).constants)
 
 

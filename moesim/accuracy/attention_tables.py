@@ -47,7 +47,11 @@ def device_rows(device: str, phase: str, kind: str) -> Measured:
 
 
 def _rows(table: pd.DataFrame, kind: str, phase: str) -> pd.DataFrame:
-    """Translate one table; precisions that no model here covers are left out."""
+    """Translate one table; precisions that no model here covers are left out.
+
+    TensorRT-LLM decodes with its masked multi-head kernels instead of XQA where a KV head serves one query
+    head or more than 32; its tables call both ``torch_flow``.
+    """
     products = table["attn_dtype" if kind == "gqa" else "mla_dtype"]
     formats = list(zip(products.astype(str), table["kv_cache_dtype"].astype(str), strict=True))
     known = np.array([one in _PRECISIONS for one in formats])
@@ -71,6 +75,10 @@ def _rows(table: pd.DataFrame, kind: str, phase: str) -> pd.DataFrame:
             "seconds": rows["latency"].to_numpy(dtype=float) * 1e-3,
         }
     )
+    if phase == "decode" and not latent:
+        group = result["heads"] // result["kv_heads"]
+        scalar = (result["kernel"] == "torch_flow") & ((group == 1) | (group > 32))
+        result.loc[scalar, "kernel"] = "torch_flow masked"
     result["shape"] = _head_family(result)
     return result[result["queries"] <= result["tokens"]]
 
@@ -81,6 +89,7 @@ def _head_family(rows: pd.DataFrame) -> list[str]:
         some = np.array(["1 to 4 heads", "8 to 16 heads", "32 to 128 heads"])
         return [f"mla, {name}" for name in some[np.digitize(rows["heads"].to_numpy(), [5, 17])]]
     group = (rows["heads"] // rows["kv_heads"]).to_numpy()
-    sharing = np.array(["one to one", "2 to 8 to one", "more to one"])
-    names = sharing[np.digitize(group, [2, 9])]
+    sharing = np.array(["one to one", "2 to 8 to one", "more to one", "one to one, over 12"])
+    classes = np.digitize(group, [2, 9])
+    names = sharing[np.where((classes == 0) & (rows["heads"].to_numpy() > 12), 3, classes)]
     return [f"heads of {width}, {name}" for width, name in zip(rows["width"], names, strict=True)]

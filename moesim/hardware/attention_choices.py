@@ -16,9 +16,10 @@ from moesim.hardware.spec import Device
 
 Array = npt.NDArray[np.float64]
 
-PACKINGS: Final = ("free", "no_window", "up_to_32", "never")
-"""When a library packs the query heads of a KV head into one tile: wherever it helps; not under a sliding
-window (FlashAttention-2); up to 32 of them (TensorRT-LLM's XQA kernels); never."""
+PACKINGS: Final = ("free", "single", "up_to_32", "never", "single_split")
+"""When a library packs the query heads of a KV head into one tile: wherever it helps; for single queries
+without a sliding window (FlashAttention-2); up to 32 heads (TensorRT-LLM's XQA kernels); never; as
+``single``, and keys are not split where there is nothing to pack (vLLM with FlashAttention-2)."""
 
 HEIGHTS: Final[Mapping[str, tuple[int, ...]]] = {"prefill": (64, 128, 256), "decode": (16, 32, 64, 128)}
 """Query rows of a tile: Tensor Core instructions take 16, 64 or 128."""
@@ -131,9 +132,11 @@ def attention_choices(
     units = float(device.compute_units)
     share = batch * np.where(packed > 0, kv_heads, heads) * bands * split / units
     full = np.ones_like(batch)
+    alone = (window < UNLIMITED) | (queries > 1.0)
     barred = {
         "free": np.zeros_like(group * packed),
-        "no_window": packed * (window < UNLIMITED),
+        "single": packed * alone,
+        "single_split": packed * alone + (split > 1.0) * (group <= 1.0),
         "up_to_32": packed * (group > 32.0),
         "never": packed * (group > 1.0),
     }[packing]
