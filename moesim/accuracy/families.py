@@ -28,7 +28,7 @@ FAMILY_NAMES: Final = (
 )
 """All families in the order of reports."""
 
-_MODULES: Final[tuple[str, ...]] = ()
+_MODULES: Final[tuple[str, ...]] = ("moe",)
 """Modules of this package that provide families."""
 
 

@@ -40,24 +40,31 @@ def leave_device_out(groups: Sequence[Measured], device: str) -> tuple[Measured,
     return pd.concat(others, ignore_index=True), own[0]
 
 
-def read_off_neighbours(group: Measured, curve: Sequence[str], axis: str) -> Array:
+def read_off_neighbours(
+    group: Measured, curve: Sequence[str], axis: str, baseline: Array | None = None
+) -> Array:
     """Predict every inner point of every measured curve from the rest of its curve, log-log.
+
+    With a baseline, what is interpolated is how far measurements are from it: the baseline knows the steps
+    between two points (whole blocks, waves), the neighbours know its error.
 
     Args:
         group: rows of one device, precision and software.
         curve: columns that are constant along a curve.
         axis: column that varies along it, positive.
+        baseline: seconds per row predicted without any row of its shape; NaN where there is none.
 
     Returns:
         Seconds per row; NaN where a point has no neighbour on both sides.
     """
     result = np.full(len(group), np.nan)
     axis_log = np.log(group[axis].to_numpy(dtype=float))
-    time_log = np.log(group["seconds"].to_numpy(dtype=float))
+    base_log = np.log(np.ones(len(group)) if baseline is None else np.nan_to_num(baseline, nan=1.0))
+    time_log = np.log(group["seconds"].to_numpy(dtype=float)) - base_log
     for places in group.groupby(list(curve), sort=False, observed=True).indices.values():
         order = places[np.argsort(axis_log[places], kind="stable")]
         result[order] = _each_left_out(axis_log[order], time_log[order])
-    return np.asarray(np.exp(result), dtype=np.float64)
+    return np.asarray(np.exp(result + base_log), dtype=np.float64)
 
 
 def _each_left_out(x: Array, y: Array) -> Array:

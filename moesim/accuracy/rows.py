@@ -49,8 +49,8 @@ def measured(
         message = f"measured rows lack {', '.join(missing)}"
         raise ValueError(message)
     seconds = frame["seconds"].to_numpy(dtype=float)
-    kept = frame.loc[np.isfinite(seconds) & (seconds > 0)]
-    return kept.reset_index(drop=True)
+    kept: pd.DataFrame = frame.loc[np.isfinite(seconds) & (seconds > 0)].reset_index(drop=True)
+    return kept
 
 
 def thin(frame: Measured, limit: int, columns: Sequence[str] | None = None) -> Measured:
@@ -69,3 +69,19 @@ def thin(frame: Measured, limit: int, columns: Sequence[str] | None = None) -> M
     ranks = pd.util.hash_pandas_object(frame[list(columns)] if columns else frame, index=False)
     kept = np.sort(np.argsort(ranks.to_numpy(), kind="stable")[:limit])
     return frame.iloc[kept].reset_index(drop=True)
+
+
+def thin_curves(frame: Measured, limit: int, curve: Sequence[str]) -> Measured:
+    """Keep whole curves, always the same ones, of about ``limit`` rows together.
+
+    Args:
+        frame: any frame.
+        limit: rows to keep; the last curve may exceed it.
+        curve: columns that are constant along a curve.
+    """
+    if len(frame) <= limit:
+        return frame
+    ranks = pd.util.hash_pandas_object(frame[list(curve)], index=False).to_numpy()
+    last = np.sort(ranks, kind="stable")[limit - 1]
+    kept: pd.DataFrame = frame.loc[ranks <= last].reset_index(drop=True)
+    return kept

@@ -6,11 +6,12 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from moesim.accuracy.families import Family, families, family_named
 from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
-from moesim.accuracy.rows import GROUP, Measured, thin
+from moesim.accuracy.rows import GROUP, Measured, thin, thin_curves
 from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
 from moesim.accuracy.tables import check_device, measured_devices
 
@@ -77,12 +78,13 @@ def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:
     """Yield scored points of one family on one device, protocol by protocol."""
     case = list(family.case)
     for key, whole in family.measured(device).groupby(list(GROUP), sort=True, observed=True):
-        read = read_off_neighbours(whole, family.curve, family.axis)
-        yield points(whole, read, source="measured", protocol="leave_points_out", case=case)
-        group = thin(whole, family.fit_rows)
+        group = thin_curves(whole, family.fit_rows, family.curve)
+        unseen = np.full(len(group), np.nan)
         for train, test in leave_model_out(group):
-            seconds = family.predict(train, test)
-            yield points(test, seconds, source="analytic", protocol="leave_model_out", case=case)
+            unseen[group.index.get_indexer(test.index)] = family.predict(train, test)
+        yield points(group, unseen, source="analytic", protocol="leave_model_out", case=case)
+        read = read_off_neighbours(group, family.curve, family.axis, baseline=unseen)
+        yield points(group, read, source="measured", protocol="leave_points_out", case=case)
         split = leave_device_out([*_same_group(family, device, key), group], device)
         if split is not None:
             seconds = family.predict(*split)
@@ -94,5 +96,6 @@ def _same_group(family: Family, device: str, key: tuple[Hashable, ...]) -> Itera
     others = [name for name in measured_devices() if name != device]
     for name in others:
         frame = family.measured(name)
-        same = frame[(frame[list(GROUP)] == list(key)).all(axis=1)] if len(frame) else frame
-        yield thin(same, max(1, family.fit_rows // max(1, len(others))))
+        if len(frame):
+            same = frame[np.logical_and.reduce([frame[k] == v for k, v in zip(GROUP, key, strict=True)])]
+            yield thin(same, max(1, family.fit_rows // max(1, len(others))))

@@ -1,0 +1,124 @@
+"""How families of grouped-GEMM kernels cut rows into blocks.
+
+A block is a tile's worth of rows of one expert; what does not fill it is padding. Fused MoE kernels choose
+the height of their blocks before they start, so that one hot expert does not change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+BLOCKS: Final = (8, 16, 32, 64, 128, 256)
+"""Heights of tiles (rows) among which kernels choose."""
+
+
+@dataclass(frozen=True)
+class GroupedKernel:
+    """How a family of kernels cuts the work.
+
+    Attributes:
+        name: family.
+        rule: how the block height is chosen: ``call`` by the number of tokens in the whole call as
+            vLLM's default Triton configuration does, ``call_fp8`` as it does for block-scaled formats,
+            ``experts`` by whether there are more tokens than experts as SGLang's does, ``mean`` by rows
+            per expert, ``rows`` by rows per active expert.
+        low: smallest block height of rule ``rows``.
+        high: largest block height of rule ``rows``.
+        columns: width of a tile.
+        overlap: exponent ``p``: between the sum (1) and the larger (infinity) of loading and arithmetic.
+        token_passes: hidden-wide passes per token of the call (quantising, clearing, finishing).
+        growth: share of the launch constant that each doubling of the call's pairs adds (sorting pairs).
+        all_pairs: passes and tiles run over all pairs of the call, also those of experts elsewhere.
+        unaligned: slow-down of the second GEMM where the intermediate width is not a multiple of 16
+            elements, so that its rows cannot be loaded in whole vectors.
+    """
+
+    name: str
+    rule: Literal["call", "call_fp8", "experts", "mean", "rows"] = "rows"
+    low: int = 16
+    high: int = 128
+    columns: int = 128
+    overlap: float = 2.0
+    token_passes: float = 2.0
+    growth: float = 0.0
+    all_pairs: bool = False
+    unaligned: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class GroupCounts:
+    """Rows of a call after cutting them into blocks, possibly averaged over draws; all arrays [...].
+
+    Attributes:
+        rows: rows (token-expert pairs) computed here.
+        active: experts with at least one row here.
+        blocks: blocks of rows here, of the height that the kernel chose.
+        height: that height.
+        pairs: pairs of the whole call, those of experts elsewhere included.
+        all_blocks: blocks of the whole call.
+        tokens: tokens of the whole call.
+    """
+
+    rows: Array
+    active: Array
+    blocks: Array
+    height: Array
+    pairs: Array
+    all_blocks: Array
+    tokens: Array
+
+
+def block_height(
+    kernel: GroupedKernel, tokens: Array, experts: npt.ArrayLike, rows: Array, active: Array
+) -> Array:
+    """Return the block height that a kernel chooses, [...].
+
+    Args:
+        kernel: how it chooses.
+        tokens: tokens of the call.
+        experts: experts on the device.
+        rows: rows computed here.
+        active: experts with rows here.
+    """
+    if kernel.rule == "call":
+        steps = np.select([tokens <= 32, tokens <= 96, tokens <= 512], [16.0, 32.0, 64.0], 128.0)
+        return np.asarray(steps, dtype=np.float64)
+    if kernel.rule == "call_fp8":
+        return np.where(tokens <= 64, 16.0, 64.0)
+    if kernel.rule == "experts":
+        return np.where(tokens <= np.asarray(experts), 16.0, 64.0)
+    groups = np.asarray(experts, dtype=np.float64) if kernel.rule == "mean" else active
+    per_expert = np.maximum(rows / np.maximum(groups, 1.0), 1.0)
+    height = 2.0 ** np.ceil(np.log2(per_expert) - 1e-9)
+    return np.asarray(np.clip(height, kernel.low, kernel.high), dtype=np.float64)
+
+
+def count_groups(
+    tokens_per_group: npt.ArrayLike,
+    kernel: GroupedKernel,
+    *,
+    top_k: int = 1,
+    tokens: npt.ArrayLike | None = None,
+) -> GroupCounts:
+    """Count rows and blocks of calls.
+
+    Args:
+        tokens_per_group: rows of every expert of a device, [..., experts].
+        kernel: how it cuts.
+        top_k: experts per token, to tell tokens from pairs where ``tokens`` is not given.
+        tokens: tokens of the call, [...]; by default what makes all its pairs local (dispatched tokens).
+    """
+    groups = np.asarray(tokens_per_group, dtype=np.float64)
+    rows = groups.sum(axis=-1)
+    active = (groups > 0).sum(axis=-1).astype(np.float64)
+    call = rows / top_k if tokens is None else np.asarray(tokens, dtype=np.float64)
+    height = block_height(kernel, call, groups.shape[-1], rows, active)
+    blocks = np.ceil(groups / height[..., None]).sum(axis=-1)
+    pairs = np.maximum(call * top_k, rows)
+    return GroupCounts(rows, active, blocks, height, pairs, blocks + (pairs - rows) / height, call)
