@@ -1,7 +1,8 @@
 """Finish times beside those of SimGrid's fluid model, where its Python binding can be imported.
 
-SimGrid 3 and 4 both do: the PyPI package ``simgrid`` (which is compiled on installation and needs CMake and
-Boost) or Debian's ``python3-simgrid``.
+SimGrid 3 and 4 both do. The PyPI package is compiled on installation and needs CMake, Boost and a pybind11
+before 3.0 (``pip install 'pybind11<3'``, then ``pip install --no-build-isolation simgrid``); Debian has
+``python3-simgrid``.
 """
 
 from __future__ import annotations
