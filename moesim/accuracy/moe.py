@@ -30,7 +30,8 @@ CONSTANTS: Final = (
 )
 """Constants of ``GroupedConstants`` in their order, within what is physical."""
 
-FIT_ROWS: Final = 2000
+FIT_ROWS: Final = 1500
+"""Rows that one fit takes; more do not move six constants."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class MoeFamily:
     curve: tuple[str, ...] = ("shape", "slots", "tp", "ep", "distribution")
     axis: str = "tokens"
     case: tuple[str, ...] = ("tokens", "tp", "ep", "distribution")
-    fit_rows: int = 4000
+    fit_rows: int = 3000
 
     def measured(self, device: str) -> Measured:
         """Return all usable timings of a device."""

@@ -77,8 +77,11 @@ def moe_rows(device: str) -> Measured:
         return pd.DataFrame()
     rows = pd.concat(parts, ignore_index=True)
     rows = rows.loc[(rows["seconds"] > 0) & ~set_aside(rows)]
-    mean = rows.groupby(_IDENTITY, sort=True)["seconds"].mean().reset_index()
-    return measured(mean, device=device, family="moe")
+    if rows.duplicated(_IDENTITY).any():
+        rows = rows.groupby(_IDENTITY, sort=False)["seconds"].mean().reset_index()
+    frame = measured(rows, device=device, family="moe")
+    texts = [name for name in frame.columns if frame[name].dtype == object]
+    return frame.astype(dict.fromkeys(texts, "category"))
 
 
 def set_aside(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -93,11 +96,15 @@ def set_aside(rows: pd.DataFrame) -> pd.Series[bool]:
 
 def _parts(device: str) -> Iterator[pd.DataFrame]:
     for software in find_tables(device, "moe", "moe_perf"):
-        # The fullest version: later ones of TensorRT-LLM hold a few models only.
-        path = max(versions(device, "moe", "moe_perf", software).values(), key=lambda one: one.stat().st_size)
-        yield _read(path, software)
+        yield _read(_newest_full(versions(device, "moe", "moe_perf", software)), software)
     for software, path in find_tables(device, "moe", "wideep_moe_perf").items():
         yield _read(path, f"{software}-wideep")
+
+
+def _newest_full(tables: dict[str, Path]) -> Path:
+    """Return the newest version that is no mere supplement: some hold a few late models only."""
+    sizes = {path: path.stat().st_size for path in tables.values()}
+    return [path for path, size in sizes.items() if size >= max(sizes.values()) / 4][-1]
 
 
 def _read(path: Path, software: str) -> pd.DataFrame:

@@ -77,7 +77,10 @@ def accuracy(
 def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:
     """Yield scored points of one family on one device, protocol by protocol."""
     case = list(family.case)
-    for key, whole in family.measured(device).groupby(list(GROUP), sort=True, observed=True):
+    rows = family.measured(device)
+    if rows.empty:
+        return
+    for key, whole in rows.groupby(list(GROUP), sort=True, observed=True):
         group = thin_curves(whole, family.fit_rows, family.curve)
         unseen = np.full(len(group), np.nan)
         for train, test in leave_model_out(group):
