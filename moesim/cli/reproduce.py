@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moesim.cli.options import json_option, print_json, print_rich, progress_bar
+from moesim.cli.options import json_option
+from moesim.cli.output import print_json, print_rich
+from moesim.cli.progress import progress_bar
+from moesim.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
 
-@click.command()
+@click.command(short_help="Predict published figures of a paper.")
 @click.argument("paper", required=False)
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows as CSV.")
@@ -22,6 +25,9 @@ def reproduce(paper: str | None, as_json: bool, as_csv: bool) -> None:
     from moesim.papers import load_paper, paper_names
     from moesim.papers import reproduce as run
 
+    if as_json and as_csv:
+        message = "--json and --csv exclude each other"
+        raise InputError(message)
     name = "predicting"
     with progress_bar() as report:
         rows = run(paper, progress=lambda done, total: report(name, done, total))
@@ -45,27 +51,23 @@ def reproduce(paper: str | None, as_json: bool, as_csv: bool) -> None:
 def _render(rows: pd.DataFrame) -> RenderableType:
     """Lay out the points of one paper, figure by figure, each with its median and worst error."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{rows['paper'].iloc[0]}: predicted beside published", title_justify="left")
-    for column, justify in (
-        ("figure / point", "left"),
-        ("published", "right"),
-        ("predicted", "right"),
-        ("error", "right"),
-        ("seen", "left"),
-    ):
-        table.add_column(column, justify="left" if justify == "left" else "right")
+    title = Text(f"{rows['paper'].iloc[0]}: predicted beside published", style="bold")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, column in enumerate(("figure / point", "published", "predicted", "error", "seen")):
+        table.add_column(column, justify="right" if 0 < place < 4 else "left")
     for figure, points in rows.groupby("figure", sort=False):
         sizes = points["relative_error"].abs()
         summary = f"median {sizes.median():.1%}, worst {sizes.max():.1%}"
-        table.add_row(f"[bold]{figure}[/bold] [{points['unit'].iloc[0]}]", "", "", summary, "")
+        table.add_row()
+        table.add_row(Text(f"{figure} ({points['unit'].iloc[0]})", style="bold"), "", "", "", summary)
         for point in points.itertuples():
             table.add_row(
-                f"  {point.point}",
+                Text(f"  {point.point}"),
                 f"{point.published:.3g}",
                 f"{point.predicted:.3g}",
                 f"{point.relative_error:+.1%}",
                 str(point.mark),
             )
-        table.add_section()
     return table
