@@ -1,6 +1,6 @@
-"""Draw the picture of the README: ``python docs/img/make.py`` writes docs/img/demo.png and demo.svg.
+"""Draw the picture of the README: ``python docs/img/make.py`` writes docs/img/demo.png.
 
-Both come from ``moesim compare-policies scenarios/demo.yaml``; nothing in them is drawn by hand.
+It comes from ``moesim compare-policies scenarios/demo.yaml``; nothing in it is drawn by hand.
 """
 
 from __future__ import annotations
@@ -63,10 +63,9 @@ def _legend(axes: Axes, entries: list[tuple[Artist, str]]) -> None:
 
 
 def main() -> None:
-    """Run the demo and write the pictures."""
+    """Run the demo and write the picture."""
     figure = picture(moesim.compare(moesim.load_scenario(SCENARIO)))
     (HERE / "demo.png").write_bytes(render(figure, "png"))
-    (HERE / "demo.svg").write_bytes(render(figure, "svg"))
 
 
 if __name__ == "__main__":
