@@ -174,7 +174,7 @@ def _scenarios(directory: str | None, as_json: bool) -> None:
             scenario = load_scenario(str(path))
             rows.append({"file": path.name, "description": scenario.description or "-"})
         except InputError as error:
-            rows.append({"file": path.name, "description": f"cannot be used: {error}"})
+            rows.append({"file": path.name, "description": f"cannot be used: {str(error).splitlines()[0]}"})
     print_rows("scenarios", rows, as_json)
 
 

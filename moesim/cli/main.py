@@ -15,7 +15,9 @@ from moesim.cli.trace import trace
 
 
 @click.group(
-    cls=MoesimGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    "moesim",
+    cls=MoesimGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="moesim", message="%(prog)s %(version)s")
 def main() -> None:
