@@ -38,22 +38,21 @@ class BoundPricer:
     def __init__(self, setup: Setup, own: OwnCosts) -> None:
         self.setup = setup
         devices = setup.cluster.devices
-        moe = setup.model.moe_layers
         activation = DTYPE_BYTES[setup.model.activation_dtype]
         self.memory_rate = float(sum(d.memory.bandwidth * d.memory_efficiency for d in devices))
         # Seconds of the whole cluster: arithmetic, operands and passes per copy, weights once.
         prices: dict[ExpertSpec, tuple[float, float, float, float]] = {}
         style, hidden = setup.kernels, setup.model.hidden
-        for expert in {expert for layer in moe for expert in layer.experts}:
+        for expert in {expert for experts in setup.routed for expert in experts}:
             rate = sum(d.flops(expert.dtype) * d.gemm_efficiency for d in devices)
             width = style.activation_passes * expert.intermediate + style.expert_passes * hidden
             moved = sum(g.n + g.k for g in expert.gemms) * activation
             amounts = (moved, width * activation, float(expert.bytes)) if expert.gemms else (0.0, 0.0, 0.0)
             operands, passes, weights = (amount / self.memory_rate for amount in amounts)
             prices[expert] = (expert.flops_per_token / rate, operands, passes, weights)
-        table = np.asarray([[prices[expert] for expert in layer.experts] for layer in moe])
+        table = np.asarray([[prices[expert] for expert in experts] for experts in setup.routed])
         self.arithmetic, self.operands, self.passes, self.weights = np.moveaxis(table, 2, 0)
-        self.expert_bytes = np.asarray([[e.bytes for e in layer.experts] for layer in moe], dtype=np.float64)
+        self.expert_bytes = setup.expert_bytes
         self.moe_rows = setup.moe_rows
         self.fixed = _own_bound(own, setup.moe_rows)
         capacity = np.asarray([d.memory.capacity for d in devices], dtype=np.float64)

@@ -147,10 +147,5 @@ def _take(counts: RowCounts, rows: npt.NDArray[np.int64]) -> RowCounts:
 def _distinct(setup: Setup) -> tuple[list[ExpertSpec], npt.NDArray[np.int64]]:
     """Return the distinct experts and, per MoE layer and expert, which of them it is."""
     specs: dict[ExpertSpec, int] = {}
-    rows: dict[int, list[int]] = {}
-    table = []
-    for layer in setup.model.moe_layers:
-        if id(layer.experts) not in rows:
-            rows[id(layer.experts)] = [specs.setdefault(e, len(specs)) for e in layer.experts]
-        table.append(rows[id(layer.experts)])
+    table = [[specs.setdefault(expert, len(specs)) for expert in experts] for experts in setup.routed]
     return list(specs), np.asarray(table, dtype=np.int64)

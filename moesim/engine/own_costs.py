@@ -111,7 +111,8 @@ class _Pricer:
         core = attention_seconds(
             self.device,
             self.tokens,
-            spec.score_flops_per_token(reach),
+            # Decode multiplies with the compressed cache itself (MLA's absorbed form).
+            spec.score_flops_per_token(reach, absorbed=self.setup.workload.phase == "decode"),
             spec.kv_bytes_read(reach, self.activation) / shared_by,
             self.model.activation_dtype,
         )

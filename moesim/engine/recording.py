@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.causes import CAUSES
-from moesim.engine.memory import Peak
 from moesim.engine.own_costs import OwnCosts
 from moesim.engine.setup import Setup
 from moesim.engine.step import StepRecord
+from moesim.hardware.memory import MemoryLedger
 
 Array = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]
@@ -30,7 +30,7 @@ class Recording:
         own: what devices do by themselves, the same in every step.
         breakdown: seconds per step, transformer layer and cause, mean over devices; they sum to the
             latency of the step.
-        peak: the fullest moment of each device.
+        memory: what every device held at its fullest moment.
     """
 
     setup: Setup
@@ -42,7 +42,7 @@ class Recording:
     pacers: list[Columns] = field(default_factory=list)
     span_records: list[StepRecord] = field(default_factory=list)
     link_bytes: Array | None = None
-    peak: Peak | None = None
+    memory: MemoryLedger | None = None
 
     def add(self, record: StepRecord) -> None:
         """Take one step in."""

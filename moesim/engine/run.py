@@ -43,5 +43,5 @@ def run(setup: Setup, progress: Progress | None = None) -> Recording:
                 progress(step + 1, setup.workload.steps)
         except KeyboardInterrupt:
             break
-    recording.peak = runner.memory.peak
+    recording.memory = runner.memory.ledger
     return recording

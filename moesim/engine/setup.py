@@ -12,7 +12,7 @@ import numpy.typing as npt
 from moesim.errors import InputError
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.kernels import KernelStyle
-from moesim.model.spec import LayerSpec, ModelSpec
+from moesim.model.spec import ExpertSpec, LayerSpec, ModelSpec
 from moesim.policies.base import ClusterView, Policy
 from moesim.policies.plan import Placement
 from moesim.routing.source import RoutingSource
@@ -89,6 +89,16 @@ class Setup:
     def moe_rows(self) -> npt.NDArray[np.int64]:
         """Rows of ``layers`` that are MoE layers, int64 [MoE layers]."""
         return np.asarray([row for row, layer in enumerate(self.layers) if layer.is_moe], dtype=np.int64)
+
+    @cached_property
+    def routed(self) -> tuple[tuple[ExpertSpec, ...], ...]:
+        """Experts of each MoE layer that take part in dispatch; zero-cost ones stand on every device."""
+        return tuple(tuple(e for e in layer.experts if e.exchanged) for layer in self.model.moe_layers)
+
+    @cached_property
+    def expert_bytes(self) -> npt.NDArray[np.float64]:
+        """Weight bytes of each routed expert [MoE layers, experts]."""
+        return np.asarray([[e.bytes for e in experts] for experts in self.routed], dtype=np.float64)
 
     @cached_property
     def tokens(self) -> npt.NDArray[np.int64]:

@@ -60,6 +60,7 @@ class StepRunner:
         self.exchange = ExchangePricer(setup)
         self.bound = BoundPricer(setup, self.own)
         self.memory = MemoryModel(setup)
+        self.now = 0.0
         dispatch = setup.policy.dispatch
         self.planning = dispatch.planning_seconds(setup.model.experts, setup.cluster.size)
         self.before, self.after = self.own.segments(setup.moe_rows)
@@ -79,7 +80,9 @@ class StepRunner:
             combine=exchange.combine,
             after=self.after,
         )
-        self.memory.observe(step, plan, exchange)
+        self.memory.observe(step, plan, exchange, self.now)
+        timeline = self._times(segments, exchange)
+        self.now += timeline.latency
         bound_layers = self.bound.layers(load)
         return StepRecord(
             step=step,
@@ -88,7 +91,7 @@ class StepRunner:
             experts=experts,
             exchange=exchange,
             segments=segments,
-            timeline=self._times(segments, exchange),
+            timeline=timeline,
             planning=planning,
             bound_layers=bound_layers,
             bound=float(bound_layers.sum()) + self.bound.network(load),
