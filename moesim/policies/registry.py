@@ -80,7 +80,7 @@ def _load(kind: Kind, name: str) -> type:
     try:
         loaded = entry.load()
         flaw = _flaw(kind, name, loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may also end the process when it is imported
         flaw = f"{type(error).__name__}: {error}"
     if flaw:
         message = f"the {kind} policy '{name}' ({entry.value}, from {_package(entry)}) cannot be used: {flaw}"
