@@ -85,7 +85,7 @@ def _hardware() -> Rows:
     return rows
 
 
-@_listing("policies", "presets, and the placement and dispatch kinds they are made of")
+@_listing("policies", "presets, and the policies they are made of")
 def _policies() -> Rows:
     from moesim.policies import describe, policy_presets
 

@@ -139,7 +139,7 @@ def record(target: str, seed: int, pairs: tuple[str, ...], overwrite: bool) -> N
     """Train a small MoE model on this Python's own sources and record its routing at TARGET.
 
     Needs torch (pip install 'moesim[record]'); takes minutes. The model has 6 MoE layers of 32 experts,
-    top-4, unless architecture.layers, .experts, .top_k, .width, ... say otherwise.
+    top-4, unless architecture.layers, .experts, .top_k or .width say otherwise.
     """
     from moesim.routing.recorder import record as run
 
