@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from moesim import __version__
+from moesim import __version__, compare, load_scenario
 from moesim.cli import main
+from moesim.results.render import render_comparison
 
 TINY = str(Path(__file__).parent / "data" / "tiny.yaml")
 CAUSES = [
@@ -219,3 +222,15 @@ def test_selected_experts_are_imported(tmp_path):
     moesim("trace", "import", "json", tmp_path / "ids.json", tmp_path / "t", "--set", "layers=3,7")
     facts = as_json("trace", "info", tmp_path / "t")
     assert (facts["tokens"], facts["experts"], facts["layers"]) == (2, 4, [3, 7])
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_names_stay_whole_on_narrow_terminals(width):
+    comparison = compare(load_scenario(TINY))
+    console = Console(width=width, record=True, file=StringIO())
+    console.print(render_comparison(comparison, width=width))
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.split()[0] for line in lines[3:6]] == ["ep", "eplb", "llep"]
+    assert ("p99" in lines[2]) == (width == 100)
+    assert width < 80 or "…" not in lines[2] + lines[3]

@@ -36,7 +36,7 @@ def _listing(name: str, what: str, hide: Sequence[str] = ()) -> Callable[[Callab
     return make
 
 
-@_listing("models", "the models of the catalogue", hide=("source", "hidden"))
+@_listing("models", "the models of the catalogue", hide=("source", "hidden", "shared"))
 def _models() -> Rows:
     from moesim.model import load_model, model_names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +32,17 @@ def print_rich(renderable: RenderableType) -> None:
     """Print a renderable, in colour where a person looks."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else _WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    console = Console(file=sys.stdout, width=_width(), highlight=False, markup=False, emoji=False)
     if console.is_terminal:
         console.print(renderable)
         return
     with console.capture() as captured:
         console.print(renderable)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
 
 
 def print_rows(title: str, rows: Sequence[dict[str, Any]], as_json: bool, hide: Sequence[str] = ()) -> None:
@@ -68,7 +72,8 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
         values = [row[key] for row in rows]
         number = any(isinstance(value, (int, float)) for value in values)
         head = key.removesuffix("_b").replace("_", " ") + (" (B)" if key.endswith("_b") else "")
-        short = max(len(text_of(value)) for value in values) <= 24
+        # On a narrow terminal heads of two words and long texts take more lines; nothing is cut off.
+        short = " " not in head and max(len(text_of(value)) for value in values) <= 24
         table.add_column(
             head, justify="right" if number else "left", overflow="fold", no_wrap=short or key == "name"
         )
@@ -133,7 +138,7 @@ def _print_run(run: Result | Comparison, as_json: bool, timing: bool) -> None:
     if as_json:
         print_json(run.summary(timing=timing) if isinstance(run, Result) else run.to_dict())
     else:
-        print_rich(render_result(run) if isinstance(run, Result) else render_comparison(run))
+        print_rich(render_result(run) if isinstance(run, Result) else render_comparison(run, width=_width()))
     if timing:
         results = (run,) if isinstance(run, Result) else run.results
         wall = sum(result.wall_s or 0.0 for result in results)
