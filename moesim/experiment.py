@@ -43,20 +43,29 @@ class Interrupted(KeyboardInterrupt):
         self.told = told
 
 
-def simulate(scenario: Scenario, policy: str | None = None, progress: Progress | None = None) -> Result:
+def simulate(
+    scenario: Scenario, policy: str | Policy | None = None, progress: Progress | None = None
+) -> Result:
     """Run one policy of a scenario.
 
     Args:
         scenario: what to run.
-        policy: name of a policy of the scenario or of a preset; by default the scenario's first.
+        policy: a policy, or the name of one of the scenario or of a preset; by default the scenario's first.
         progress: called after every step with (policy, steps done, steps in all).
 
     Raises:
         InputError: the pieces of the scenario do not fit together, or the policy is unknown.
         Interrupted: Ctrl-C after the first step; holds the result of the steps that ran.
     """
-    chosen = build.build_policies(scenario, None if policy is None else [policy])[0]
+    chosen = _choose(scenario, None if policy is None else [policy])[0]
     return _simulate(scenario, chosen, progress)
+
+
+def _choose(scenario: Scenario, asked: Sequence[str | Policy] | None) -> Sequence[Policy]:
+    """Return policies as they are, or built by name."""
+    if asked is None:
+        return build.build_policies(scenario, None)
+    return [build.build_policies(scenario, [one])[0] if isinstance(one, str) else one for one in asked]
 
 
 def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> Result:
@@ -93,7 +102,7 @@ def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> 
 
 def compare(
     scenario: Scenario,
-    policies: Sequence[str] | None = None,
+    policies: Sequence[str | Policy] | None = None,
     baseline: str | None = None,
     workers: int = 1,
     progress: Progress | None = None,
@@ -102,7 +111,8 @@ def compare(
 
     Args:
         scenario: what to run.
-        policies: names of policies of the scenario or of presets; by default all of the scenario's.
+        policies: policies, or names of policies of the scenario or of presets; by default all of the
+            scenario's.
         baseline: the policy the others are measured against; by default the first.
         workers: processes to spread the policies over; the result is the same for any number.
         progress: called after every step with (policy, steps done, steps in all); with several workers
@@ -114,7 +124,7 @@ def compare(
         Interrupted: Ctrl-C after the first policy; holds the comparison of those that are done, against
             the first of them if the baseline is not.
     """
-    chosen = build.build_policies(scenario, policies)
+    chosen = _choose(scenario, policies)
     names = [policy.name for policy in chosen]
     _check_names(names, baseline)
     results: dict[str, Result] = {}

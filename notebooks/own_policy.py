@@ -110,29 +110,17 @@ pd.DataFrame({"experts": slots.tolist(), "past load": past[0][slots].sum(axis=1)
 # ## Run it
 #
 # A scenario names policies by their entry point, so an installed package needs nothing of what follows.
-# Inside a notebook the engine takes the object: build the setup of the scenario with the policy, run it,
-# make the tables.
+# From Python a policy object does as well.
 
 # %%
-from moesim.engine import run
-from moesim.engine.tables import tables
-from moesim.policies import create_dispatch, create_policy
-from moesim.results import Comparison, Result
-from moesim.scenario.build import build_setup
+from moesim.policies import create_dispatch
 
 here = Path.cwd()
 root = here if (here / "scenarios").is_dir() else here.parent
 scenario = moesim.load_scenario(root / "scenarios" / "demo.yaml", overrides=["workload.steps=2"])
 
-
-def simulate(policy: Policy) -> Result:
-    """Run a policy object in the scenario."""
-    recording = run(build_setup(scenario, policy))
-    return Result.from_tables(tables(recording), name=scenario.name, policy=policy.name)
-
-
 snake = Policy("snake", Snake(), create_dispatch("standard"))
-comparison = Comparison([simulate(create_policy("ep")), simulate(snake), simulate(create_policy("eplb"))])
+comparison = moesim.compare(scenario, policies=["ep", snake, "eplb"])
 comparison.table[["latency_s", "speedup", "imbalance", "bound_fraction", "memory_ratio"]]
 
 # %%

@@ -13,6 +13,7 @@ from moesim import compare, experiment, load_scenario, simulate
 from moesim.engine.step import StepRunner
 from moesim.errors import InputError
 from moesim.experiment import Interrupted
+from moesim.policies import create_policy
 
 TINY = Path(__file__).parent / "data" / "tiny.yaml"
 
@@ -156,3 +157,10 @@ def test_names_are_checked_before_the_first_step(monkeypatch, policies, baseline
     monkeypatch.setattr(experiment, "run", lambda *_: pytest.fail("a step ran"))
     with pytest.raises(InputError, match=says):
         compare(tiny(), policies, baseline)
+
+
+def test_policies_may_be_objects():
+    by_name = compare(tiny(), ["ep", "round_robin"])
+    by_object = compare(tiny(), [create_policy("ep"), create_policy("round_robin")])
+    assert by_name.to_dict() == by_object.to_dict()
+    assert simulate(tiny(), create_policy("llep")).policy == "llep"

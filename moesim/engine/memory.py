@@ -151,16 +151,14 @@ def _standing(setup: Setup) -> dict[str, Array]:
 
 
 def _expert_bytes(setup: Setup, placement: Placement) -> tuple[Array, Array]:
-    """Return bytes of first copies and of further copies of experts [devices]."""
-    sizes = setup.expert_bytes
-    native = np.zeros(placement.devices)
-    extra = np.zeros(placement.devices)
-    for layer, slots in enumerate(placement.slots):
-        device, slot = np.nonzero(slots >= 0)
-        expert = slots[device, slot]
-        first = np.zeros(expert.size, dtype=bool)
-        first[np.unique(expert, return_index=True)[1]] = True
-        size = sizes[layer, expert]
-        native += np.bincount(device[first], weights=size[first], minlength=placement.devices)
-        extra += np.bincount(device[~first], weights=size[~first], minlength=placement.devices)
+    """Return bytes of experts and of their further copies [devices].
+
+    Of an expert with r copies each holder books one r-th as the expert and the rest as replica.
+    """
+    layer, device, slot = np.nonzero(placement.slots >= 0)
+    expert = placement.slots[layer, device, slot]
+    size = setup.expert_bytes[layer, expert]
+    own = size / placement.replicas[layer, expert]
+    native = np.bincount(device, weights=own, minlength=placement.devices)
+    extra = np.bincount(device, weights=size - own, minlength=placement.devices)
     return native, extra
