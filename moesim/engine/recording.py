@@ -20,6 +20,9 @@ Columns = dict[str, npt.NDArray[Any]]
 DEVICE_ROWS = 500_000
 """Rows of the per-device table that are kept; later steps go into the other tables only."""
 
+_SAME = 1e-12
+"""Relative difference below which two moments are the same: adding up delays rounds."""
+
 
 @dataclass(eq=False)
 class Recording:
@@ -70,7 +73,7 @@ class Recording:
             {
                 "bound": record.bound_layers,
                 "imbalance": imbalance,
-                "straggler": time.at_combine.argmax(axis=1),
+                "straggler": _last(time.at_combine),
                 "moves": moves,
             }
         )
@@ -118,11 +121,11 @@ class Recording:
     def _pace(self, record: StepRecord) -> None:
         """Remember which device every collective waited for."""
         time, segments = record.timeline, record.segments
-        slowest = time.at_combine.argmax(axis=1)
+        slowest = _last(time.at_combine)
         moves = _exposed_moves(record)
         self.pacers.append(
             {
-                "before": np.append(time.at_dispatch.argmax(axis=1), time.finished.argmax()),
+                "before": np.append(_last(time.at_dispatch), _last(time.finished)),
                 "experts": slowest,
                 "planning": record.planning,
                 "dispatch": time.dispatched - time.at_dispatch.max(axis=1) - moves,
@@ -131,6 +134,12 @@ class Recording:
                 "combine": time.combined - time.at_combine.max(axis=1),
             }
         )
+
+
+def _last(moments: Array) -> npt.NDArray[np.int64]:
+    """Return the device that arrives last, of several the first, whatever rounding says [...]."""
+    latest = moments.max(axis=-1, keepdims=True)
+    return np.asarray((moments >= latest * (1 - _SAME)).argmax(axis=-1))
 
 
 def _exposed_moves(record: StepRecord) -> Array:
