@@ -159,6 +159,7 @@ def _expert_bytes(setup: Setup, placement: Placement) -> tuple[Array, Array]:
     expert = placement.slots[layer, device, slot]
     size = setup.expert_bytes[layer, expert]
     own = size / placement.replicas[layer, expert]
-    native = np.bincount(device, weights=own, minlength=placement.devices)
-    extra = np.bincount(device, weights=size - own, minlength=placement.devices)
-    return native, extra
+    native, extra = (
+        np.bincount(device, weights=amount, minlength=placement.devices) for amount in (own, size - own)
+    )
+    return native.astype(np.float64), extra.astype(np.float64)
