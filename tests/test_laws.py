@@ -142,6 +142,41 @@ def test_the_books_balance(seed: int) -> None:
         assert result.throughput_tokens_per_s * total == pytest.approx(float(steps["tokens"].sum()))
 
 
+def test_the_bound_holds_where_formats_suit_different_devices() -> None:
+    memory = {"capacity": 8e10, "bandwidth": 8e13}
+    rates = [{"bf16": 1e14, "fp8": 1e12}, {"bf16": 1e12, "fp8": 1e14}]
+    groups = [
+        {"device": {"peak_flops": rate, "memory": memory}, "nodes": 1, "devices_per_node": 1}
+        for rate in rates
+    ]
+    experts = [
+        {"count": 1, "kind": "ffn", "intermediate_size": 16384, "dtype": name} for name in ("bf16", "fp8")
+    ]
+    description = {
+        "model": {"num_layers": 1, "hidden_size": 4096, "top_k": 1, "experts": experts},
+        "cluster": {"groups": groups, "inter": {"bandwidth": 1e13}},
+        "routing": {"generator": "counts", "counts": [1, 1]},
+        "workload": {"steps": 1, "tokens_per_device": 16384, "moe_only": True},
+        "policies": ["ep"],
+    }
+    (result,) = compare(description).results
+    assert 0.9 < result.bound_fraction <= 1
+
+
+def test_the_bound_reads_no_more_of_biased_experts_than_their_gemms() -> None:
+    slow = {"peak_flops": {"bf16": 1e15}, "memory": {"capacity": 8e10, "bandwidth": 8e10}}
+    model = {"num_layers": 1, "hidden_size": 256, "top_k": 4, "num_routed_experts": 8, "expert_bias": True}
+    description = {
+        "model": {**model, "moe_intermediate_size": 4096},
+        "cluster": {"device": slow, "devices_per_node": 1},
+        "routing": {"generator": "uniform"},
+        "workload": {"phase": "decode", "steps": 1, "tokens_per_device": 8, "moe_only": True},
+        "policies": ["ep"],
+    }
+    (result,) = compare(description).results
+    assert 0.95 < result.bound_fraction <= 1
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_levels_of_detail_agree(seed: int) -> None:
     pairs = zip(compare(scenario(seed)).results, compare(scenario(seed), "events").results, strict=True)
