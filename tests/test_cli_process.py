@@ -35,15 +35,6 @@ def test_help_imports_nothing_heavy():
     assert not HEAVY & set(done.stdout.split())
 
 
-def test_help_answers_at_once():
-    best = 9.0
-    for _ in range(5):  # the best of a few: others may be using the machine
-        began = time.perf_counter()
-        moesim("--help")
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.3
-
-
 def test_the_module_is_the_command():
     assert "Usage: moesim " in moesim("--help").stdout
     assert moesim("--version").stdout.startswith("moesim ")

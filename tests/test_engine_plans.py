@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moesim.engine import Setup, run
-from moesim.errors import InputError
+from moesim.errors import InputError, PolicyError
 from moesim.hardware import load_cluster
 from moesim.hardware.kernels import kernel_style
 from moesim.hardware.traffic import Traffic
@@ -52,6 +52,9 @@ class Odd:
             return dataclasses.replace(
                 plan, assignments=halved, traffic=Traffic.pooled(computed, load.share), dropped=dropped
             )
+        if self.fault == "falls over":
+            message = "boom"
+            raise RuntimeError(message)
         return plan
 
     def planning_seconds(self, experts, devices):
@@ -95,3 +98,8 @@ def test_of_devices_that_arrive_together_the_first_is_named(detail):
     same = dataclasses.replace(setup(""), routing=even, policy=create_policy("ep"), detail=detail)
     recording = run(same)
     assert not np.concatenate([columns["straggler"] for columns in recording.layer_columns]).any()
+
+
+def test_a_policy_that_falls_over_is_named():
+    with pytest.raises(PolicyError, match=r"policy 'mine' failed while planning a step: RuntimeError: boom"):
+        run(setup("falls over"))

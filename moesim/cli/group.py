@@ -10,11 +10,11 @@ import os
 import sys
 import traceback
 import warnings
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
-from moesim.errors import MoesimError
+from moesim.errors import MoesimError, PluginWarning
 
 _TRACEBACK = "MOESIM_TRACEBACK"
 
@@ -32,6 +32,8 @@ class MoesimGroup(click.Group):
         with warnings.catch_warnings():
             if not sys.warnoptions:
                 warnings.simplefilter("ignore")
+                warnings.simplefilter("default", PluginWarning)
+                warnings.showwarning = _warn
             try:
                 status = super().main(*args, **kwargs)
             except click.ClickException as error:
@@ -89,6 +91,18 @@ def _tell(message: str) -> None:
     """Print a message on stderr; what could steer a terminal is shown instead of sent."""
     shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
     click.echo(f"moesim: {shown}", err=True)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning meant for people without the line of code it comes from."""
+    _tell(f"warning: {message}")
 
 
 def _drop_output() -> None:

@@ -33,6 +33,7 @@ class ExchangeCosts:
         dispatch_links: bytes per link, weight moves included [MoE layers, links].
         combine_links: bytes per link [MoE layers, links].
         moved_bytes: weights sent [MoE layers].
+        received: token bytes that each device gets from others on dispatch [MoE layers, devices].
         moved_in: weights each device receives (bytes) [MoE layers, devices].
     """
 
@@ -43,6 +44,7 @@ class ExchangeCosts:
     dispatch_links: Array
     combine_links: Array
     moved_bytes: Array
+    received: Array
     moved_in: Array
 
 
@@ -84,6 +86,7 @@ class ExchangePricer:
             dispatch_links=joint_links,
             combine_links=back.link_bytes,
             moved_bytes=moved_in.sum(axis=1),
+            received=(sent.inbound - sent.local) * self.dispatch_bytes,
             moved_in=moved_in,
         )
 

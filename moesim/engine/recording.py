@@ -108,14 +108,13 @@ class Recording:
         time, experts = record.timeline, record.experts
         waited = time.at_dispatch.max(axis=1, keepdims=True) - time.at_dispatch
         waited = waited + time.at_combine.max(axis=1, keepdims=True) - time.at_combine
-        inbound = record.plan.traffic.inbound - record.plan.traffic.local
         return {
             "copies": experts.copies,
             "experts": experts.active,
             "busy_s": record.segments.before + record.segments.experts,
             "wait_s": waited,
             "experts_s": record.segments.experts,
-            "received_bytes": inbound * self.setup.model.token_bytes,
+            "received_bytes": record.exchange.received,
         }
 
     def _pace(self, record: StepRecord) -> None:

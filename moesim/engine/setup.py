@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import InputError
+from moesim.errors import InputError, MoesimError, PolicyError
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.kernels import KernelStyle
 from moesim.model.spec import ExpertSpec, LayerSpec, ModelSpec
@@ -126,4 +128,20 @@ class Setup:
     @cached_property
     def placement(self) -> Placement:
         """Where the policy puts the experts, given the routing's profiling window."""
-        return self.policy.placement.place(self.routing.profile(), self.view)
+        with blamed(self.policy, "placing experts"):
+            return self.policy.placement.place(self.routing.profile(), self.view)
+
+
+@contextmanager
+def blamed(policy: Policy, doing: str) -> Iterator[None]:
+    """Name the policy when its code fails.
+
+    Raises:
+        PolicyError: in place of any error that is not one of moesim's own.
+    """
+    try:
+        yield
+    except (MoesimError, MemoryError):
+        raise
+    except Exception as error:
+        raise PolicyError(policy.name, doing, f"{type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from moesim.engine.exchange import ExchangeCosts, ExchangePricer
 from moesim.engine.expert_costs import ExpertCosts, ExpertPricer
 from moesim.engine.memory import MemoryModel
 from moesim.engine.own_costs import own_costs
-from moesim.engine.setup import Setup
+from moesim.engine.setup import Setup, blamed
 from moesim.engine.timeline import Segments, Timeline, lock_step
 from moesim.errors import InputError
 from moesim.policies.plan import DispatchPlan
@@ -75,10 +75,12 @@ class StepRunner:
 
         Raises:
             InputError: the plan loses or invents copies.
+            PolicyError: the policy itself fails.
         """
         setup = self.setup
         load = setup.routing.load(step, setup.tokens)
-        plan = setup.policy.dispatch.plan(load, setup.placement, setup.view)
+        with blamed(setup.policy, "planning a step"):
+            plan = setup.policy.dispatch.plan(load, setup.placement, setup.view)
         experts = self.experts.price(plan.assignments)
         self._check(load, plan, experts)
         exchange = self.exchange.price(plan)
