@@ -14,6 +14,30 @@ class MoesimError(Exception):
     """Base of every error that moesim raises on purpose."""
 
 
+class PluginWarning(UserWarning):
+    """An installed plug-in cannot be used; moesim goes on without it."""
+
+
+class PolicyError(MoesimError):
+    """A policy, most likely a third party's, failed while it was deciding.
+
+    Args:
+        policy: its name.
+        doing: what it was asked to do.
+        fault: what went wrong.
+    """
+
+    def __init__(self, policy: str, doing: str, fault: str) -> None:
+        super().__init__(policy, doing, fault)
+        self.policy = policy
+        self.doing = doing
+        self.fault = fault
+
+    def __str__(self) -> str:
+        """Format as one sentence."""
+        return f"policy '{self.policy}' failed while {self.doing}: {self.fault}"
+
+
 class InputError(MoesimError):
     """Something the user gave cannot be used; says what, where, and what would be right.
 

@@ -88,7 +88,7 @@ def parse(value: str | float, unit: str) -> float:
         elif suffix in _TABLES[unit]:
             factor = _TABLES[unit][suffix]
         else:
-            raise ValueError(f"{expected}; unknown unit '{suffix}'")  # noqa: EM102
+            raise ValueError(f"{expected}; unknown unit '{suffix}'")
     result = number * factor
     if not math.isfinite(result):
         message = f"expected a finite quantity, got {value!r}"

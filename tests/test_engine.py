@@ -15,7 +15,7 @@ from moesim.engine import MemoryOptions, Setup, run
 from moesim.engine.tables import tables
 from moesim.hardware import cluster_from_mapping, load_cluster
 from moesim.hardware.kernels import kernel_style
-from moesim.model import model_from_mapping
+from moesim.model import load_model, model_from_mapping
 from moesim.policies import create_policy
 from moesim.routing.generators import create_generator
 from moesim.workload import Workload
@@ -275,3 +275,25 @@ def test_catalogue_cluster_runs_decode_of_a_real_shape() -> None:
     setup = make("ep", phase="decode")
     real = replace(setup, cluster=load_cluster("DGX-H100", nodes=1))
     assert latencies(real).min() > 0
+
+
+@pytest.mark.parametrize("name", ["LongCat-Flash", "Jamba-Mini-1.6", "Gemma-4-26B-A4B"])
+def test_models_with_zero_cost_experts_and_odd_layers_run(name: str) -> None:
+    model = load_model(name)
+    setup = Setup(
+        model=model,
+        cluster=load_cluster("HGX-H200", nodes=1),
+        routing=create_generator(
+            "zipf",
+            experts=model.experts,
+            top_k=model.top_k,
+            layers=len(model.moe_layers),
+            seed=0,
+            exponent=0.6,
+        ),
+        workload=Workload("decode", 1, 64, 2048),
+        policy=create_policy("ep"),
+        kernels=kernel_style("deepep"),
+    )
+    (step,) = run(setup).steps
+    assert 0 < step["bound_s"] < step["latency_s"]

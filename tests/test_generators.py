@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moesim.errors import InputError
 from moesim.routing.generators import create_generator, generator_kinds, generator_parameters
 from moesim.routing.generators.base import Generator
-from moesim.routing.generators.sampling import apportion, dealt, inclusion, sampled
+from moesim.routing.generators.sampling import apportion, dealt, inclusion, on_grid, sampled
 from moesim.routing.source import RoutingSource
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -277,7 +277,7 @@ def test_sampled_counts_are_binomial() -> None:
     popularity = np.array([9.0, 4.0, 2.0, 1.0, 1.0, 0.5])
     chances = inclusion(popularity, 2)
     draw = np.random.default_rng(0)
-    counts = np.concatenate([sampled(popularity, np.full(50, 200), 2, draw) for _ in range(100)])
+    counts = np.concatenate([sampled(on_grid(popularity, 2), np.full(50, 200), draw) for _ in range(100)])
     np.testing.assert_allclose(counts.mean(axis=0), 200 * chances, rtol=0.02)
     np.testing.assert_allclose(counts.var(axis=0), 200 * chances * (1 - chances), rtol=0.1, atol=0.01)
 

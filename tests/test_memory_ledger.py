@@ -35,7 +35,9 @@ def replay(steps, capacity):
             plain[owner][where] = 0
         else:
             wanted = amount if device is None or isinstance(amount, int) else amount[device]
-            ledger.hold(owner, wanted, float(number), f"step {number}", None if device is None else [device])
+            ledger.hold(
+                {owner: wanted}, float(number), f"step {number}", None if device is None else [device]
+            )
             plain[owner][where] = wanted
         history.append(plain)
     return ledger, history
@@ -89,8 +91,8 @@ def test_overflow_is_reported_once_for_exactly_the_devices_whose_peak_exceeds_ca
 
 def test_running_out_says_which_device_when_and_what_held_the_bytes():
     ledger = MemoryLedger([80 * GIB, 80 * GIB])
-    ledger.hold("weights", 60 * GIB, 0.0, "start")
-    ledger.hold("receive buffer", [10 * GIB, 30 * GIB], 1.5, (0, 3, "dispatch"))
+    ledger.hold({"weights": 60 * GIB}, 0.0, "start")
+    ledger.hold({"receive buffer": [10 * GIB, 30 * GIB]}, 1.5, (0, 3, "dispatch"))
     (overflow,) = ledger.overflows
     assert (overflow.device, overflow.when_s, overflow.label) == (1, 1.5, (0, 3, "dispatch"))
     assert overflow.holders == (("weights", 60 * GIB), ("receive buffer", 30 * GIB))
@@ -99,8 +101,8 @@ def test_running_out_says_which_device_when_and_what_held_the_bytes():
 
 def test_holding_replaces_and_releasing_empties():
     ledger = MemoryLedger([100], "DRAM")
-    ledger.hold("kv", 70, 0.0)
-    ledger.hold("kv", 20, 1.0)
+    ledger.hold({"kv": 70}, 0.0)
+    ledger.hold({"kv": 20}, 1.0)
     ledger.release("kv", 2.0)
     ledger.release("nobody", 3.0)
     assert ledger.tier == "DRAM"
@@ -112,14 +114,14 @@ def test_holding_replaces_and_releasing_empties():
 
 def test_fractions_of_a_byte_are_rounded_up():
     ledger = MemoryLedger([10])
-    ledger.hold("expected", 1.2, 0.0)
+    ledger.hold({"expected": 1.2}, 0.0)
     assert ledger.current.tolist() == [2]
 
 
 def test_many_owners_find_room():
     ledger = MemoryLedger(np.full(4, 1000))
     for number in range(40):
-        ledger.hold(f"owner {number}", np.arange(4), float(number))
+        ledger.hold({f"owner {number}": np.arange(4)}, float(number))
     assert ledger.peak.tolist() == [0, 40, 80, 120]
     assert len(ledger.at_peak) == 40
 
@@ -128,13 +130,13 @@ def test_many_owners_find_room():
 def test_impossible_amounts_are_refused_and_change_nothing(amount):
     ledger = MemoryLedger([10, 10])
     with pytest.raises(ValueError, match="finite, not negative"):
-        ledger.hold("kv", [1, amount], 0.0)
+        ledger.hold({"kv": [1, amount]}, 0.0)
     assert ledger.current.tolist() == [0, 0]
     assert ledger.owners == ()
 
 
 def test_what_is_handed_out_cannot_change_the_ledger():
     ledger = MemoryLedger([10])
-    ledger.hold("kv", 5, 0.0)
+    ledger.hold({"kv": 5}, 0.0)
     ledger.current[0] = ledger.peak[0] = ledger.held("kv")[0] = ledger.at_peak["kv"][0] = 99
     assert ledger.current.tolist() == ledger.peak.tolist() == ledger.held("kv").tolist() == [5]

@@ -162,6 +162,7 @@ def test_a_plug_in_is_listed_and_made(plug_in):
     [
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         ("", "AttributeError"),
+        ("raise SystemExit(3)", "SystemExit"),
         ("Mine = 3", "it is not a class"),
         ("class Mine: pass", "it lacks the text 'name'"),
         (GOOD.replace('"mine"', '"other"'), "it calls itself 'other'"),

@@ -166,6 +166,14 @@ def test_an_id_out_of_range_is_never_counted_for_another_layer(trace):
         RoutingTrace.open(trace).info()
 
 
+def test_tokens_of_a_task_without_a_name_are_found_by_verify_and_no_trouble_before(trace):
+    edit(trace, lambda m: m.update(tasks=[]))
+    opened = RoutingTrace.open(trace)
+    assert opened.info()["tasks"] == {}
+    with pytest.raises(InputError, match="a task without a name"):
+        opened.verify()
+
+
 def test_a_header_cannot_ask_for_more_than_the_file_holds(trace):
     header = npy_header(np.dtype(np.uint8), (1 << 50, 2, 2))
     patch_bytes(trace / "ids.npy", 0, header)

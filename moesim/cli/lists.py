@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moesim.cli.options import json_option, print_json, print_rich
+from moesim.cli.options import json_option
+from moesim.cli.output import print_json, print_rows
 from moesim.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+Rows = list[dict[str, Any]]
 
 
-@click.group("list")
+@click.group("list", short_help="List what there is to choose from.")
 def list_group() -> None:
-    """List models, hardware, policies, scenarios, generators or papers."""
+    """List models, hardware, policies, scenarios, generators, importers or papers."""
 
 
-def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as JSON or as a table."""
-    if as_json:
-        print_json({title: rows})
-        return
-    from rich.table import Table
-
-    table = Table(title=f"{len(rows)} {title}", title_justify="left")
-    for column in rows[0] if rows else ():
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    print_rich(table)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _listing(name: str, help_text: str) -> Callable[[Callable[[], list[dict[str, Any]]]], click.Command]:
+def _listing(name: str, what: str, hide: Sequence[str] = ()) -> Callable[[Callable[[], Rows]], click.Command]:
     """Make a subcommand of ``list`` out of a function that returns rows."""
 
-    def make(function: Callable[[], list[dict[str, Any]]]) -> click.Command:
+    def make(function: Callable[[], Rows]) -> click.Command:
         def command(as_json: bool) -> None:
-            _show(name, function(), as_json)
+            print_rows(name, function(), as_json, hide)
 
-        command.__doc__ = help_text
+        command.__doc__ = f"List {what}."
         return list_group.command(name)(json_option(command))
 
     return make
 
 
-@_listing("models", "List the models of the catalogue.")
-def _models() -> list[dict[str, Any]]:
+@_listing("models", "the models of the catalogue", hide=("source", "hidden", "shared"))
+def _models() -> Rows:
     from moesim.model import load_model, model_names
 
     rows = []
@@ -63,30 +46,32 @@ def _models() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "parameters_b": model.total_params / 1e9,
+                "total_b": model.total_params / 1e9,
+                "active_b": model.active_params("with_embeddings") / 1e9,
                 "layers": len(model.layers),
                 "moe_layers": len(model.moe_layers),
                 "experts": model.experts,
                 "top_k": model.top_k,
                 "shared": len(model.moe_layers[0].shared),
                 "hidden": model.hidden,
-                "weight_dtype": model.weight_dtype,
+                "dtype": model.weight_dtype,
                 "source": model.source,
             }
         )
     return rows
 
 
-@_listing("hardware", "List the clusters and devices of the catalogue.")
-def _hardware() -> list[dict[str, Any]]:
+@_listing("hardware", "the clusters and devices of the catalogue")
+def _hardware() -> Rows:
     from moesim.hardware import cluster_names, device_names, load_cluster, load_device
     from moesim.units import format_bytes, format_flops, format_rate
 
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for name in cluster_names():
         cluster = load_cluster(name)
         device = cluster.devices[0]
-        about = f"{cluster.size} x {device.name} on {cluster.node_count} node(s)"
+        nodes = f"{cluster.node_count} node{'s' if cluster.node_count > 1 else ''}"
+        about = f"{cluster.size} x {device.name}, {nodes}"
         rows.append(
             {"kind": "cluster", "name": name, "what": about, "memory": format_bytes(device.memory.capacity)}
         )
@@ -100,41 +85,73 @@ def _hardware() -> list[dict[str, Any]]:
     return rows
 
 
-@_listing("policies", "List the policies: presets, and the placement and dispatch kinds they are made of.")
-def _policies() -> list[dict[str, Any]]:
+@_listing("policies", "presets, and the policies they are made of")
+def _policies() -> Rows:
     from moesim.policies import describe, policy_presets
 
     rows = [
         {
             "kind": "preset",
             "name": name,
-            "what": f"{p['placement']} placement, {p['dispatch']} dispatch",
+            "what": f"{parts['placement']} placement, {parts['dispatch']} dispatch",
+            "parameters": "",
         }
-        for name, p in policy_presets().items()
+        for name, parts in policy_presets().items()
     ]
-    return rows + [{"kind": row.kind, "name": row.name, "what": row.summary} for row in describe()]
+    return rows + [
+        {
+            "kind": row.kind,
+            "name": row.name,
+            "what": row.summary,
+            "parameters": ", ".join(f"{one.name}={one.default}" for one in row.parameters),
+        }
+        for row in describe()
+    ]
 
 
-@_listing("generators", "List the routing generators.")
-def _generators() -> list[dict[str, Any]]:
+@_listing("generators", "the rules that routing can be drawn from")
+def _generators() -> Rows:
     from moesim.routing.generators import generator_kinds
+    from moesim.routing.generators.registry import generator_parameters
 
-    return [{"name": kind} for kind in generator_kinds()]
+    rows = []
+    for kind in generator_kinds():
+        fields = generator_parameters(kind).model_fields
+        parameters = [
+            f"{name} (required)" if field.is_required() else f"{name}={field.get_default()}"
+            for name, field in fields.items()
+        ]
+        rows.append({"name": kind, "parameters": ", ".join(parameters)})
+    return rows
 
 
-@_listing("papers", "List the papers whose figures `moesim reproduce` predicts.")
-def _papers() -> list[dict[str, Any]]:
+@_listing("importers", "the layouts that 'moesim trace import' reads")
+def _importers() -> Rows:
+    from moesim.routing import importer_kinds, importer_options, importer_summary
+
+    return [
+        {
+            "name": kind,
+            "what": re.sub(r":\w+:`(\w+)`", r"\1", importer_summary(kind)),
+            "options": ", ".join(option for option in importer_options(kind) if option != "overwrite"),
+        }
+        for kind in importer_kinds()
+    ]
+
+
+@_listing("papers", "the papers whose figures 'moesim reproduce' predicts")
+def _papers() -> Rows:
     from moesim.papers import load_paper, paper_names
 
     papers = [load_paper(name) for name in paper_names()]
     return [
         {
-            "name": p.paper,
-            "title": p.title,
-            "points": sum(len(f.points) for f in p.figures),
-            "source": p.source,
+            "name": paper.paper,
+            "title": paper.title,
+            "points": sum(len(figure.points) for figure in paper.figures),
+            "source": paper.source,
         }
-        for p in papers
+        for paper in papers
     ]
 
 
@@ -142,27 +159,26 @@ def _papers() -> list[dict[str, Any]]:
 @click.argument("directory", type=click.Path(), required=False)
 @json_option
 def _scenarios(directory: str | None, as_json: bool) -> None:
-    """List the scenario files of DIRECTORY (by default ./scenarios, or those beside the package)."""
+    """List the scenario files of DIRECTORY (by default ./scenarios)."""
     from moesim.scenario import load_scenario
 
     beside = Path(__file__).resolve().parents[2] / "scenarios"
-    folder = (
-        Path(directory) if directory else next((p for p in (Path("scenarios"), beside) if p.is_dir()), None)
-    )
-    if folder is None or not folder.is_dir():
-        message = f"there is no directory '{folder or 'scenarios'}'"
+    usual = (Path("scenarios"), beside)
+    folder = Path(directory) if directory else next((path for path in usual if path.is_dir()), usual[0])
+    if not folder.is_dir():
+        message = f"there is no directory '{folder}'"
         raise InputError(message, hint="name the directory that holds your scenarios")
     rows = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
         try:
             scenario = load_scenario(str(path))
-            rows.append({"file": path.name, "name": scenario.name, "description": scenario.description or ""})
+            rows.append({"file": path.name, "description": scenario.description or "-"})
         except InputError as error:
-            rows.append({"file": path.name, "name": "(cannot be read)", "description": str(error)})
-    _show("scenarios", rows, as_json)
+            rows.append({"file": path.name, "description": f"cannot be used: {str(error).splitlines()[0]}"})
+    print_rows("scenarios", rows, as_json)
 
 
-@click.command()
+@click.command(short_help="Print the JSON Schema of scenarios.")
 def schema() -> None:
     """Print the JSON Schema of scenarios, for editors."""
     from moesim.scenario import json_schema

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from moesim.cli.options import print_json, print_rich, progress_bar, scenario_options
+from moesim.cli.options import check_out, scenario_options
+from moesim.cli.output import deliver
 
 
-@click.command()
+@click.command(short_help="Run one policy of a scenario.")
 @scenario_options
-@click.option("--policy", help="Which policy to run; the scenario's first by default.")
+@click.option("--policy", metavar="NAME", help="Which policy to run; the scenario's first by default.")
 def simulate(
     scenario: str,
     overrides: tuple[str, ...],
@@ -19,17 +20,13 @@ def simulate(
     timing: bool,
     policy: str | None,
 ) -> None:
-    """Run one policy of SCENARIO and say how long steps take, what memory holds, and why."""
+    """Run one policy of SCENARIO and say how long steps take, what memory holds, and why.
+
+    Ctrl-C ends the run after the step in progress and tells what is done.
+    """
     from moesim.experiment import simulate as run
-    from moesim.results.render import render_result
     from moesim.scenario import load_scenario
 
+    check_out(out)
     loaded = load_scenario(scenario, overrides=overrides, seed=seed)
-    with progress_bar() as report:
-        result = run(loaded, policy=policy, progress=report)
-    if out is not None:
-        result.save(out, timing=timing)
-    if as_json:
-        print_json(result.summary(timing=timing))
-    else:
-        print_rich(render_result(result, timing=timing))
+    deliver(lambda report: run(loaded, policy, report), out, as_json, timing)

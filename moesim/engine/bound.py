@@ -3,9 +3,10 @@
 No policy can beat it, whatever it places, copies or moves:
 
 * what each device does by itself (attention, dense parts, gate, permute) does not depend on the policy;
-* experts: the busiest device takes at least the mean over devices, and over all devices the arithmetic is
-  at least that of the copies without tile rounding, the traffic at least every activated expert's weights
-  once plus the operands of the copies;
+* experts: the busiest device takes at least any weighted mean over devices, and over all devices the
+  arithmetic is at least that of the copies without tile rounding, the traffic at least every activated
+  expert's weights once plus the operands of the copies. In the mean each piece of work costs what it costs
+  where it is cheapest; of several weightings (one if all devices are equal) the highest bound counts;
 * network: a copy stays home only if its device holds the expert. A device can hold the experts that its
   memory has room for; it would keep those it needs most. For every other (device, expert) pair either
   the tokens travel there and back or the weights travel once, and all of it enters devices through their
@@ -14,7 +15,8 @@ No policy can beat it, whatever it places, copies or moves:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -38,22 +40,15 @@ class BoundPricer:
     def __init__(self, setup: Setup, own: OwnCosts) -> None:
         self.setup = setup
         devices = setup.cluster.devices
-        moe = setup.model.moe_layers
-        activation = DTYPE_BYTES[setup.model.activation_dtype]
-        self.memory_rate = float(sum(d.memory.bandwidth * d.memory_efficiency for d in devices))
-        # Seconds of the whole cluster: arithmetic, operands and passes per copy, weights once.
-        prices: dict[ExpertSpec, tuple[float, float, float, float]] = {}
-        style, hidden = setup.kernels, setup.model.hidden
-        for expert in {expert for layer in moe for expert in layer.experts}:
-            rate = sum(d.flops(expert.dtype) * d.gemm_efficiency for d in devices)
-            width = style.activation_passes * expert.intermediate + style.expert_passes * hidden
-            moved = sum(g.n + g.k for g in expert.gemms) * activation
-            amounts = (moved, width * activation, float(expert.bytes)) if expert.gemms else (0.0, 0.0, 0.0)
-            operands, passes, weights = (amount / self.memory_rate for amount in amounts)
-            prices[expert] = (expert.flops_per_token / rate, operands, passes, weights)
-        table = np.asarray([[prices[expert] for expert in layer.experts] for layer in moe])
-        self.arithmetic, self.operands, self.passes, self.weights = np.moveaxis(table, 2, 0)
-        self.expert_bytes = np.asarray([[e.bytes for e in layer.experts] for layer in moe], dtype=np.float64)
+        distinct = dict.fromkeys(expert for experts in setup.routed for expert in experts)
+        prices = {expert: _Price.of(setup, expert) for expert in distinct}
+        # Seconds under each weighting [weightings, MoE layers, experts].
+        tables = []
+        for share in _weightings(setup, prices):
+            cheapest = {expert: price.cheapest(share) for expert, price in prices.items()}
+            tables.append([[cheapest[expert] for expert in experts] for experts in setup.routed])
+        self.arithmetic, self.traffic, self.weights = np.moveaxis(np.asarray(tables), 3, 0)
+        self.expert_bytes = setup.expert_bytes
         self.moe_rows = setup.moe_rows
         self.fixed = _own_bound(own, setup.moe_rows)
         capacity = np.asarray([d.memory.capacity for d in devices], dtype=np.float64)
@@ -73,10 +68,10 @@ class BoundPricer:
     def layers(self, load: Load) -> Array:
         """Return the bound of every transformer layer, network apart [layers]."""
         copies = load.per_expert.astype(np.float64)
-        arithmetic = (copies * self.arithmetic).sum(axis=1)
-        traffic = (copies * self.operands + (copies > 0) * self.weights).sum(axis=1)
+        arithmetic = (copies * self.arithmetic).sum(axis=2)
+        traffic = (copies * self.traffic + (copies > 0) * self.weights).sum(axis=2)
         bound = self.fixed.copy()
-        bound[self.moe_rows] += np.maximum(arithmetic, traffic) + (copies * self.passes).sum(axis=1)
+        bound[self.moe_rows] += np.maximum(arithmetic, traffic).max(axis=0)
         return bound
 
     def network(self, load: Load) -> float:
@@ -104,6 +99,66 @@ class BoundPricer:
         if room >= cost.size:
             return 0.0
         return float(np.partition(cost, cost.size - int(room) - 1)[: cost.size - int(room)].sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Price:
+    """Seconds that one expert takes on each device by itself [devices].
+
+    Attributes:
+        flops: arithmetic of a copy.
+        operands: reading and writing what its GEMMs take and give.
+        passes: memory passes of a copy outside the GEMMs.
+        weights: reading the expert once.
+    """
+
+    flops: Array
+    operands: Array
+    passes: Array
+    weights: Array
+
+    @classmethod
+    def of(cls, setup: Setup, expert: ExpertSpec) -> _Price:
+        devices, style = setup.cluster.devices, setup.kernels
+        if not expert.gemms:
+            return cls(*[np.zeros(len(devices))] * 4)
+        memory = np.asarray([d.memory.bandwidth * d.memory_efficiency for d in devices])
+        rate = np.asarray([d.flops(expert.dtype) * d.gemm_efficiency for d in devices])
+        activation = DTYPE_BYTES[setup.model.activation_dtype]
+        width = style.activation_passes * expert.intermediate + style.expert_passes * setup.model.hidden
+        # Biases are stored, but no GEMM reads them.
+        read = sum(gemm.weights for gemm in expert.gemms) * expert.bytes / expert.params
+        return cls(
+            expert.flops_per_token / rate,
+            sum(gemm.n + gemm.k for gemm in expert.gemms) * activation / memory,
+            width * activation / memory,
+            read / memory,
+        )
+
+    def cheapest(self, share: Array) -> tuple[float, float, float]:
+        """Return arithmetic and traffic of a copy, passes included, and weights, where each costs least."""
+        return (
+            float((share * (self.flops + self.passes)).min()),
+            float((share * (self.operands + self.passes)).min()),
+            float((share * self.weights).min()),
+        )
+
+
+def _weightings(setup: Setup, prices: Mapping[ExpertSpec, _Price]) -> list[Array]:
+    """Return weights of the devices that each add up to 1, the best ones for one bottleneck each [devices].
+
+    That is memory, and for each number format the arithmetic of the widest expert.
+    """
+    if setup.cluster.homogeneous:
+        return [np.full(setup.cluster.size, 1.0 / setup.cluster.size)]
+    rates = [np.asarray([d.memory.bandwidth * d.memory_efficiency for d in setup.cluster.devices])]
+    widest: dict[str, ExpertSpec] = {}
+    for expert in prices:
+        known = widest.get(expert.dtype)
+        if expert.gemms and (known is None or expert.flops_per_token > known.flops_per_token):
+            widest[expert.dtype] = expert
+    rates += [1.0 / (prices[expert].flops + prices[expert].passes) for expert in widest.values()]
+    return [rate / rate.sum() for rate in rates]
 
 
 def _own_bound(own: OwnCosts, moe_rows: npt.NDArray[np.int64]) -> Array:

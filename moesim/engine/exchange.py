@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moesim.engine.sends import once_per_device, once_per_node
 from moesim.engine.setup import Setup
+from moesim.hardware.collectives import all_to_all
 from moesim.hardware.traffic import Traffic
 from moesim.policies.plan import DispatchPlan, WeightMoves
 
@@ -32,6 +33,7 @@ class ExchangeCosts:
         dispatch_links: bytes per link, weight moves included [MoE layers, links].
         combine_links: bytes per link [MoE layers, links].
         moved_bytes: weights sent [MoE layers].
+        received: token bytes that each device gets from others on dispatch [MoE layers, devices].
         moved_in: weights each device receives (bytes) [MoE layers, devices].
     """
 
@@ -42,6 +44,7 @@ class ExchangeCosts:
     dispatch_links: Array
     combine_links: Array
     moved_bytes: Array
+    received: Array
     moved_in: Array
 
 
@@ -49,6 +52,7 @@ class ExchangePricer:
     """Prices plans for one setup."""
 
     def __init__(self, setup: Setup) -> None:
+        self.cluster = setup.cluster
         self.network = setup.cluster.network
         self.fixed = setup.cluster.collective_latency_s
         self.devices = setup.cluster.size
@@ -59,34 +63,30 @@ class ExchangePricer:
         self.node_of = setup.cluster.node_of
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
-        moe = setup.model.moe_layers
-        self.expert_bytes = np.asarray([[e.bytes for e in layer.experts] for layer in moe], dtype=np.float64)
+        self.expert_bytes = setup.expert_bytes
 
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
         sent = self._sent(plan.traffic)
-        returning = sent.reversed()
-        token_links = self.network.link_amounts(sent) * self.dispatch_bytes
-        back_links = self.network.link_amounts(returning) * self.token_bytes
-        latency = self._latency(sent)
-        dispatch = latency + self.network.drain(token_links)
-        joint_links, joint_latency, joint = token_links, latency, dispatch
+        out = all_to_all(self.cluster, sent.scaled(self.dispatch_bytes))
+        back = all_to_all(self.cluster, sent.reversed().scaled(self.token_bytes))
+        latency = out.seconds - self.network.drain(out.link_bytes)
+        joint_links, joint_latency, joint = out.link_bytes, latency, out.seconds
         moved_in = np.zeros((self.layers, self.devices))
         if len(plan.moves):
             moved_links, moved_in, move_latency = self._moves(plan.moves)
-            joint_links = token_links + moved_links
+            joint_links = out.link_bytes + moved_links
             joint_latency = np.maximum(latency, move_latency)
             joint = joint_latency + self.network.drain(joint_links)
-        back_latency = self._latency(returning)
-        combine = back_latency + self.network.drain(back_links)
         return ExchangeCosts(
-            dispatch=dispatch,
-            weight_move=np.where(moved_in.any(axis=1), joint - dispatch, 0.0),
-            combine=combine,
-            latency=np.stack([joint_latency, back_latency]),
+            dispatch=out.seconds,
+            weight_move=np.where(moved_in.any(axis=1), joint - out.seconds, 0.0),
+            combine=back.seconds,
+            latency=np.stack([joint_latency, back.seconds - self.network.drain(back.link_bytes)]),
             dispatch_links=joint_links,
-            combine_links=back_links,
+            combine_links=back.link_bytes,
             moved_bytes=moved_in.sum(axis=1),
+            received=(sent.inbound - sent.local) * self.dispatch_bytes,
             moved_in=moved_in,
         )
 
@@ -97,12 +97,6 @@ class ExchangePricer:
         if self.sends == "devices":
             return once_per_device(copies, self.tokens, self.top_k)
         return once_per_node(copies, self.tokens, self.top_k, self.node_of)
-
-    def _latency(self, traffic: Traffic) -> Array:
-        """Return the fixed time of a collective that sends anything [layers]."""
-        return np.where(
-            self.network.crossing(traffic), self.fixed + self.network.latency_seconds(traffic), 0.0
-        )
 
     def _moves(self, moves: WeightMoves) -> tuple[Array, Array, Array]:
         """Return bytes per link, bytes per receiving device and latency of weight moves."""

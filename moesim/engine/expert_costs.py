@@ -73,7 +73,7 @@ class ExpertPricer:
         passes = np.zeros(size)
         launched = np.zeros(size)
         for spec, rows in self._by_spec(assignments):
-            part = counts if rows is None else _take(counts, rows)
+            part = counts if rows is None else counts.take(rows)
             summed = part.grouped(keys if rows is None else keys[rows], size)
             for index in range(len(spec.gemms)):
                 work = self._work(summed, spec, index)
@@ -91,7 +91,7 @@ class ExpertPricer:
         for spec, rows in self._by_spec(assignments):
             if not spec.gemms:
                 continue
-            part = counts if rows is None else _take(counts, rows)
+            part = counts if rows is None else counts.take(rows)
             part_keys = keys if rows is None else keys[rows]
             kind_of_row = self.kind_of[part_keys % self.devices]
             seconds = np.zeros(part.rows.shape)
@@ -140,17 +140,8 @@ class ExpertPricer:
         return result
 
 
-def _take(counts: RowCounts, rows: npt.NDArray[np.int64]) -> RowCounts:
-    return RowCounts(counts.rows[rows], counts.padded[rows], counts.bands[rows], counts.active[rows])
-
-
 def _distinct(setup: Setup) -> tuple[list[ExpertSpec], npt.NDArray[np.int64]]:
     """Return the distinct experts and, per MoE layer and expert, which of them it is."""
     specs: dict[ExpertSpec, int] = {}
-    rows: dict[int, list[int]] = {}
-    table = []
-    for layer in setup.model.moe_layers:
-        if id(layer.experts) not in rows:
-            rows[id(layer.experts)] = [specs.setdefault(e, len(specs)) for e in layer.experts]
-        table.append(rows[id(layer.experts)])
+    table = [[specs.setdefault(expert, len(specs)) for expert in experts] for experts in setup.routed]
     return list(specs), np.asarray(table, dtype=np.int64)

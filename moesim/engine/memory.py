@@ -2,18 +2,19 @@
 
 Weights and caches stand all the time; buffers come and go with the stages of each MoE layer. How many
 buffers a stage holds is counted by the kernel style. Peaks are found over all layers and stages at
-once; only the peak state of each device is kept in the ledger, owner by owner.
+once, and the fullest moment of each device is entered in the ledger, owner by owner.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.engine.exchange import ExchangeCosts
 from moesim.engine.setup import Setup
+from moesim.hardware.memory import MemoryLedger
 from moesim.policies.plan import DispatchPlan, Placement
 
 Array = npt.NDArray[np.float64]
@@ -22,23 +23,12 @@ STAGES = ("dispatch", "experts", "reorder", "combine")
 """Stages of an MoE layer that hold different buffers."""
 
 
-@dataclass(frozen=True, eq=False)
-class Peak:
-    """The fullest moment of each device so far.
+class Moment(NamedTuple):
+    """When something stood in memory: step, MoE layer (row) and stage."""
 
-    Attributes:
-        total: bytes [devices].
-        held: owner -> bytes at that moment [devices].
-        step: step of the peak, int64 [devices].
-        layer: MoE layer (row) of the peak, int64 [devices].
-        stage: index into STAGES, int64 [devices].
-    """
-
-    total: Array
-    held: dict[str, Array]
-    step: npt.NDArray[np.int64]
-    layer: npt.NDArray[np.int64]
-    stage: npt.NDArray[np.int64]
+    step: int
+    layer: int
+    stage: str
 
 
 class MemoryModel:
@@ -49,33 +39,36 @@ class MemoryModel:
         self.width = float(setup.model.token_bytes)
         self.tokens = setup.tokens.astype(np.float64)
         self.standing = _standing(setup)
-        moe = setup.model.moe_layers
-        widest = max((e.intermediate for layer in moe for e in layer.experts), default=0)
+        widest = max((e.intermediate for experts in setup.routed for e in experts), default=0)
         self.hidden = widest * self.width / setup.model.hidden
-        self.peak: Peak | None = None
+        device = setup.cluster.devices[0]
+        self.ledger = MemoryLedger(setup.cluster.memory_capacity, device.memory.name)
+        self.ledger.hold(self.standing, 0.0)
 
-    def observe(self, step: int, plan: DispatchPlan, exchange: ExchangeCosts) -> None:
-        """Take one step's plan into account."""
+    def observe(self, step: int, plan: DispatchPlan, exchange: ExchangeCosts, begin_s: float) -> None:
+        """Take one step's plan into account.
+
+        Only the fullest moment of each device is entered in the ledger, and only if it is fuller than any
+        before: what happens between is not needed to know the peak.
+
+        Args:
+            step: number of the step.
+            plan: what the policy decided.
+            exchange: what the network carries.
+            begin_s: when the step begins (s).
+        """
         held = self._transient(plan, exchange)
         total = np.sum(list(held.values()), axis=0)
         layers, _, devices = total.shape
         flat = total.transpose(2, 0, 1).reshape(devices, layers * len(STAGES))
-        where = flat.argmax(axis=1)
-        column = np.arange(devices)
-        layer, stage = where // len(STAGES), where % len(STAGES)
-        standing = np.sum(list(self.standing.values()), axis=0)
-        fullest = flat[column, where] + standing
-        now = Peak(
-            total=fullest,
-            held={
-                **self.standing,
-                **{owner: amount[layer, stage, column] for owner, amount in held.items()},
-            },
-            step=np.full(devices, step),
-            layer=layer,
-            stage=stage,
-        )
-        self.peak = now if self.peak is None else _larger(self.peak, now)
+        moment, column = flat.argmax(axis=1), np.arange(devices)
+        standing = np.sum([np.ceil(amount) for amount in self.standing.values()], axis=0)
+        fuller = standing + flat[column, moment] > self.ledger.peak
+        for place in np.unique(moment[fuller]):
+            chosen = np.flatnonzero(fuller & (moment == place))
+            layer, stage = divmod(int(place), len(STAGES))
+            amounts = {owner: amount[layer, stage, chosen] for owner, amount in held.items()}
+            self.ledger.hold(amounts, begin_s, Moment(step, layer, STAGES[stage]), chosen)
 
     def _transient(self, plan: DispatchPlan, exchange: ExchangeCosts) -> dict[str, Array]:
         """Return owner -> bytes [MoE layers, stages, devices]."""
@@ -128,24 +121,6 @@ class MemoryModel:
         return working.reshape(shape), last.reshape(shape)
 
 
-def _larger(old: Peak, new: Peak) -> Peak:
-    """Keep, per device, the fuller of two moments; the earlier one on a tie."""
-    wins = new.total > old.total
-    if not wins.any():
-        return old
-
-    def pick(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return np.where(wins, b, a)
-
-    return Peak(
-        total=np.where(wins, new.total, old.total),
-        held={owner: np.where(wins, new.held[owner], old.held[owner]) for owner in old.held},
-        step=pick(old.step, new.step),
-        layer=pick(old.layer, new.layer),
-        stage=pick(old.stage, new.stage),
-    )
-
-
 def _standing(setup: Setup) -> dict[str, Array]:
     """Return owner -> bytes that stand all the time [devices]."""
     devices, model = setup.cluster.size, setup.model
@@ -153,16 +128,17 @@ def _standing(setup: Setup) -> dict[str, Array]:
     buffers = tokens * model.token_bytes * setup.kernels.token_buffers
     native, replicas = _expert_bytes(setup, setup.placement)
     if setup.memory.replicated_experts:
-        everything = float(sum(e.bytes for layer in model.moe_layers for e in layer.experts))
+        everything = float(setup.expert_bytes.sum())
         native, replicas = np.full(devices, everything), np.zeros(devices)
     others = (tokens.sum() - tokens) * model.token_bytes if setup.memory.other_inputs else np.zeros(devices)
     resident, cache = float(model.resident_bytes), np.zeros(devices)
     if setup.workload.moe_only:
         resident = 0.0
-    elif setup.workload.phase == "decode":
-        cache = tokens * model.kv_bytes_per_token(setup.workload.context) * setup.workload.context
     else:
-        cache = tokens * model.kv_bytes_per_token(setup.workload.context)
+        # A decoded token continues a sequence of its own; prefill tokens fill prompts.
+        context = setup.workload.context
+        sequences = tokens if setup.workload.phase == "decode" else np.ceil(tokens / context)
+        cache = sequences * model.sequence_bytes(context)
     return {
         "model weights": np.full(devices, resident),
         "experts": native,
@@ -175,18 +151,15 @@ def _standing(setup: Setup) -> dict[str, Array]:
 
 
 def _expert_bytes(setup: Setup, placement: Placement) -> tuple[Array, Array]:
-    """Return bytes of first copies and of further copies of experts [devices]."""
-    sizes = np.asarray(
-        [[e.bytes for e in layer.experts] for layer in setup.model.moe_layers], dtype=np.float64
+    """Return bytes of experts and of their further copies [devices].
+
+    Of an expert with r copies each holder books one r-th as the expert and the rest as replica.
+    """
+    layer, device, slot = np.nonzero(placement.slots >= 0)
+    expert = placement.slots[layer, device, slot]
+    size = setup.expert_bytes[layer, expert]
+    own = size / placement.replicas[layer, expert]
+    native, extra = (
+        np.bincount(device, weights=amount, minlength=placement.devices) for amount in (own, size - own)
     )
-    native = np.zeros(placement.devices)
-    extra = np.zeros(placement.devices)
-    for layer, slots in enumerate(placement.slots):
-        device, slot = np.nonzero(slots >= 0)
-        expert = slots[device, slot]
-        first = np.zeros(expert.size, dtype=bool)
-        first[np.unique(expert, return_index=True)[1]] = True
-        size = sizes[layer, expert]
-        native += np.bincount(device[first], weights=size[first], minlength=placement.devices)
-        extra += np.bincount(device[~first], weights=size[~first], minlength=placement.devices)
-    return native, extra
+    return native.astype(np.float64), extra.astype(np.float64)

@@ -90,10 +90,9 @@ class _Pricer:
         costs.permute[row, columns] = permute
         costs.unpermute[row, columns] = unpermute
 
-    def _gemm(self, n: float, k: float) -> Array:
-        return dense_seconds(
-            self.device, self.tokens, n, k, self.model.weight_dtype, self.model.activation_dtype
-        )
+    def _gemm(self, n: float, k: float, dtype: str | None = None) -> Array:
+        weights = self.model.weight_dtype if dtype is None else dtype
+        return dense_seconds(self.device, self.tokens, n, k, weights, self.model.activation_dtype)
 
     def _passes(self, rows: Array, width: float, passes: float) -> Array:
         return memory_seconds(self.device, rows * (width * passes * self.activation))
@@ -111,7 +110,8 @@ class _Pricer:
         core = attention_seconds(
             self.device,
             self.tokens,
-            spec.score_flops_per_token(reach),
+            # Decode multiplies with the compressed cache itself (MLA's absorbed form).
+            spec.score_flops_per_token(reach, absorbed=self.setup.workload.phase == "decode"),
             spec.kv_bytes_read(reach, self.activation) / shared_by,
             self.model.activation_dtype,
         )
@@ -136,7 +136,9 @@ class _Pricer:
             return nothing, nothing, nothing
         kernels, width = self.setup.kernels, len(layer.experts)
         host = kernels.layer_ops * self.launch + kernels.layer_syncs * self.device.host_sync_s
-        gate = self._gemm(width, self.model.hidden) + self._passes(self.tokens, width, 4.0) + host
+        # Routers keep the activations' format when the other weights are quantised.
+        scores = self._gemm(width, self.model.hidden, self.model.activation_dtype)
+        gate = scores + self._passes(self.tokens, width, 4.0) + host
         copies = self.tokens * layer.top_k
         permute = self._passes(copies, self.model.hidden, kernels.permute_passes)
         unpermute = self._passes(copies, self.model.hidden, kernels.unpermute_passes)

@@ -9,16 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.causes import CAUSES
-from moesim.engine.memory import Peak
 from moesim.engine.own_costs import OwnCosts
 from moesim.engine.setup import Setup
 from moesim.engine.step import StepRecord
+from moesim.hardware.memory import MemoryLedger
 
 Array = npt.NDArray[np.float64]
 Columns = dict[str, npt.NDArray[Any]]
 
 DEVICE_ROWS = 500_000
 """Rows of the per-device table that are kept; later steps go into the other tables only."""
+
+_SAME = 1e-12
+"""Relative difference below which two moments are the same: adding up delays rounds."""
 
 
 @dataclass(eq=False)
@@ -30,7 +33,7 @@ class Recording:
         own: what devices do by themselves, the same in every step.
         breakdown: seconds per step, transformer layer and cause, mean over devices; they sum to the
             latency of the step.
-        peak: the fullest moment of each device.
+        memory: what every device held at its fullest moment.
     """
 
     setup: Setup
@@ -42,7 +45,7 @@ class Recording:
     pacers: list[Columns] = field(default_factory=list)
     span_records: list[StepRecord] = field(default_factory=list)
     link_bytes: Array | None = None
-    peak: Peak | None = None
+    memory: MemoryLedger | None = None
 
     def add(self, record: StepRecord) -> None:
         """Take one step in."""
@@ -70,7 +73,7 @@ class Recording:
             {
                 "bound": record.bound_layers,
                 "imbalance": imbalance,
-                "straggler": time.at_combine.argmax(axis=1),
+                "straggler": _last(time.at_combine),
                 "moves": moves,
             }
         )
@@ -105,24 +108,23 @@ class Recording:
         time, experts = record.timeline, record.experts
         waited = time.at_dispatch.max(axis=1, keepdims=True) - time.at_dispatch
         waited = waited + time.at_combine.max(axis=1, keepdims=True) - time.at_combine
-        inbound = record.plan.traffic.inbound - record.plan.traffic.local
         return {
             "copies": experts.copies,
             "experts": experts.active,
             "busy_s": record.segments.before + record.segments.experts,
             "wait_s": waited,
             "experts_s": record.segments.experts,
-            "received_bytes": inbound * self.setup.model.token_bytes,
+            "received_bytes": record.exchange.received,
         }
 
     def _pace(self, record: StepRecord) -> None:
         """Remember which device every collective waited for."""
         time, segments = record.timeline, record.segments
-        slowest = time.at_combine.argmax(axis=1)
+        slowest = _last(time.at_combine)
         moves = _exposed_moves(record)
         self.pacers.append(
             {
-                "before": np.append(time.at_dispatch.argmax(axis=1), time.finished.argmax()),
+                "before": np.append(_last(time.at_dispatch), _last(time.finished)),
                 "experts": slowest,
                 "planning": record.planning,
                 "dispatch": time.dispatched - time.at_dispatch.max(axis=1) - moves,
@@ -131,6 +133,12 @@ class Recording:
                 "combine": time.combined - time.at_combine.max(axis=1),
             }
         )
+
+
+def _last(moments: Array) -> npt.NDArray[np.int64]:
+    """Return the device that arrives last, of several the first, whatever rounding says [...]."""
+    latest = moments.max(axis=-1, keepdims=True)
+    return np.asarray((moments >= latest * (1 - _SAME)).argmax(axis=-1))
 
 
 def _exposed_moves(record: StepRecord) -> Array:

@@ -15,8 +15,8 @@ Progress = Callable[[int, int], None]
 def run(setup: Setup, progress: Progress | None = None) -> Recording:
     """Run all steps of a setup.
 
-    An interrupt (Ctrl-C) ends the run after the step in progress and keeps what it has, as long as at
-    least one step is done.
+    An interrupt (Ctrl-C) during a step, or raised by ``progress``, ends the run and keeps the steps that
+    are done, as long as there is one.
 
     Args:
         setup: what to run.
@@ -32,12 +32,16 @@ def run(setup: Setup, progress: Progress | None = None) -> Recording:
     recording = Recording(setup, runner.own)
     for step in range(setup.workload.steps):
         try:
-            recording.add(runner.run(step))
+            record = runner.run(step)
         except KeyboardInterrupt:
             if not recording.steps:
                 raise
             break
-        if progress is not None:
-            progress(step + 1, setup.workload.steps)
-    recording.peak = runner.memory.peak
+        recording.add(record)  # half a step recorded is no recording: an interrupt in here is not caught
+        try:
+            if progress is not None:
+                progress(step + 1, setup.workload.steps)
+        except KeyboardInterrupt:
+            break
+    recording.memory = runner.memory.ledger
     return recording

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,10 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import InputError
+from moesim.errors import InputError, MoesimError, PolicyError
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.kernels import KernelStyle
-from moesim.model.spec import LayerSpec, ModelSpec
+from moesim.model.spec import ExpertSpec, LayerSpec, ModelSpec
 from moesim.policies.base import ClusterView, Policy
 from moesim.policies.plan import Placement
 from moesim.routing.source import RoutingSource
@@ -91,6 +93,16 @@ class Setup:
         return np.asarray([row for row, layer in enumerate(self.layers) if layer.is_moe], dtype=np.int64)
 
     @cached_property
+    def routed(self) -> tuple[tuple[ExpertSpec, ...], ...]:
+        """Experts of each MoE layer that take part in dispatch; zero-cost ones stand on every device."""
+        return tuple(tuple(e for e in layer.experts if e.exchanged) for layer in self.model.moe_layers)
+
+    @cached_property
+    def expert_bytes(self) -> npt.NDArray[np.float64]:
+        """Weight bytes of each routed expert [MoE layers, experts]."""
+        return np.asarray([[e.bytes for e in experts] for experts in self.routed], dtype=np.float64)
+
+    @cached_property
     def tokens(self) -> npt.NDArray[np.int64]:
         """Tokens per device of a step, int64 [devices]."""
         return self.workload.tokens(self.cluster.size)
@@ -116,4 +128,20 @@ class Setup:
     @cached_property
     def placement(self) -> Placement:
         """Where the policy puts the experts, given the routing's profiling window."""
-        return self.policy.placement.place(self.routing.profile(), self.view)
+        with blamed(self.policy, "placing experts"):
+            return self.policy.placement.place(self.routing.profile(), self.view)
+
+
+@contextmanager
+def blamed(policy: Policy, doing: str) -> Iterator[None]:
+    """Name the policy when its code fails.
+
+    Raises:
+        PolicyError: in place of any error that is not one of moesim's own.
+    """
+    try:
+        yield
+    except (MoesimError, MemoryError):
+        raise
+    except Exception as error:
+        raise PolicyError(policy.name, doing, f"{type(error).__name__}: {error}") from error

@@ -35,24 +35,22 @@ class _Columns:
         """Return the tidy table."""
         import pandas as pd
 
-        parts = []
-        for step, layer, stream, cause, start, end in self.rows:
-            lasting = end - start > SHORTEST_S
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "step": step,
-                        "layer": layer,
-                        "device": self.devices[lasting],
-                        "stream": stream,
-                        "cause": cause,
-                        "start_s": start[lasting],
-                        "end_s": end[lasting],
-                    }
-                )
-            )
-        names = ["step", "layer", "device", "stream", "cause", "start_s", "end_s"]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+        if not self.rows:
+            return pd.DataFrame(columns=["step", "layer", "device", "stream", "cause", "start_s", "end_s"])
+        step, layer, stream, cause, starts, ends = zip(*self.rows, strict=True)
+        start, end = np.stack(starts), np.stack(ends)
+        row, column = np.nonzero(end - start > SHORTEST_S)
+        return pd.DataFrame(
+            {
+                "step": np.asarray(step)[row],
+                "layer": np.asarray(layer)[row],
+                "device": self.devices[column],
+                "stream": np.asarray(stream, dtype=object)[row],
+                "cause": np.asarray(cause, dtype=object)[row],
+                "start_s": start[row, column],
+                "end_s": end[row, column],
+            }
+        )
 
 
 def spans_table(recording: Recording) -> pd.DataFrame:

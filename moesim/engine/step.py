@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ from moesim.engine.exchange import ExchangeCosts, ExchangePricer
 from moesim.engine.expert_costs import ExpertCosts, ExpertPricer
 from moesim.engine.memory import MemoryModel
 from moesim.engine.own_costs import own_costs
-from moesim.engine.setup import Setup
+from moesim.engine.setup import Setup, blamed
 from moesim.engine.timeline import Segments, Timeline, lock_step
+from moesim.errors import InputError
 from moesim.policies.plan import DispatchPlan
 from moesim.routing.load import Load
 
@@ -60,16 +62,27 @@ class StepRunner:
         self.exchange = ExchangePricer(setup)
         self.bound = BoundPricer(setup, self.own)
         self.memory = MemoryModel(setup)
+        self.now = 0.0
         dispatch = setup.policy.dispatch
         self.planning = dispatch.planning_seconds(setup.model.experts, setup.cluster.size)
+        if not 0 <= self.planning < math.inf:
+            message = f"dispatch policy '{dispatch.name}' plans for {self.planning} seconds"
+            raise InputError(message, hint="planning_seconds must return a number from 0 up")
         self.before, self.after = self.own.segments(setup.moe_rows)
 
     def run(self, step: int) -> StepRecord:
-        """Plan, price and run one step."""
+        """Plan, price and run one step.
+
+        Raises:
+            InputError: the plan loses or invents copies.
+            PolicyError: the policy itself fails.
+        """
         setup = self.setup
         load = setup.routing.load(step, setup.tokens)
-        plan = setup.policy.dispatch.plan(load, setup.placement, setup.view)
+        with blamed(setup.policy, "planning a step"):
+            plan = setup.policy.dispatch.plan(load, setup.placement, setup.view)
         experts = self.experts.price(plan.assignments)
+        self._check(load, plan, experts)
         exchange = self.exchange.price(plan)
         planning = np.where(plan.planned, self.planning, 0.0)
         segments = Segments(
@@ -79,7 +92,9 @@ class StepRunner:
             combine=exchange.combine,
             after=self.after,
         )
-        self.memory.observe(step, plan, exchange)
+        self.memory.observe(step, plan, exchange, self.now)
+        timeline = self._times(segments, exchange)
+        self.now += timeline.latency
         bound_layers = self.bound.layers(load)
         return StepRecord(
             step=step,
@@ -88,11 +103,26 @@ class StepRunner:
             experts=experts,
             exchange=exchange,
             segments=segments,
-            timeline=self._times(segments, exchange),
+            timeline=timeline,
             planning=planning,
             bound_layers=bound_layers,
             bound=float(bound_layers.sum()) + self.bound.network(load),
         )
+
+    def _check(self, load: Load, plan: DispatchPlan, experts: ExpertCosts) -> None:
+        """Refuse a plan of a third-party policy that a comparison must not believe."""
+        copies = experts.copies.sum(axis=1) + (0 if plan.dropped is None else plan.dropped)
+        asked = load.counts.sum(axis=(1, 2))
+        wrong = copies != asked
+        if wrong.any():
+            layer = int(wrong.argmax())
+            fault = f"handles {copies[layer]:g} of {asked[layer]} copies in MoE layer {layer}"
+        elif not np.allclose(plan.traffic.inbound, experts.copies, rtol=1e-6, atol=1e-6):
+            fault = "sends devices other copies than they compute"
+        else:
+            return
+        message = f"dispatch policy '{self.setup.policy.dispatch.name}' {fault}"
+        raise InputError(message, hint="moesim.testing.check_dispatch_policy shows where")
 
     def _times(self, segments: Segments, exchange: ExchangeCosts) -> Timeline:
         if self.setup.detail == "array":

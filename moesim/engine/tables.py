@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moesim.causes import CAUSES
-from moesim.engine.memory import STAGES
+from moesim.engine.memory import STAGES, Moment
 from moesim.engine.recording import Recording
 from moesim.engine.spans import SHORTEST_S, spans_table
 
@@ -89,29 +89,26 @@ def _memory(recording: Recording) -> pd.DataFrame:
     """One row per device and owner, at the moment the device was fullest."""
     import pandas as pd
 
-    setup, peak = recording.setup, recording.peak
-    assert peak is not None
-    capacity = np.asarray([device.memory.capacity for device in setup.cluster.devices], dtype=np.float64)
-    owners = list(peak.held)
-    devices = np.arange(capacity.size)
-    layer_of = np.asarray([setup.layers[row].index for row in setup.moe_rows])
-    frame = pd.DataFrame(
-        {
-            "device": np.repeat(devices, len(owners)),
-            "node": np.repeat(setup.cluster.node_of, len(owners)),
-            "tier": np.repeat([device.memory.name for device in setup.cluster.devices], len(owners)),
-            "owner": np.tile(owners, capacity.size),
-            "bytes": np.stack([peak.held[owner] for owner in owners], axis=1).ravel(),
-            "peak_bytes": np.repeat(peak.total, len(owners)),
-            "capacity_bytes": np.repeat(capacity, len(owners)),
-            "out_of_memory": np.repeat(peak.total > capacity, len(owners)),
-            "step": np.repeat(peak.step, len(owners)),
-            "layer": np.repeat(layer_of[peak.layer], len(owners)),
-            "stage": np.repeat(np.asarray(STAGES)[peak.stage], len(owners)),
-        }
-    )
-    sizes = ["bytes", "peak_bytes", "capacity_bytes"]
-    frame[sizes] = frame[sizes].round().astype("int64")
+    setup, ledger = recording.setup, recording.memory
+    assert ledger is not None
+    at_peak = ledger.at_peak
+    owners, capacity, peak = list(at_peak), ledger.capacity, ledger.peak
+    moments = [label if isinstance(label, Moment) else Moment(0, 0, STAGES[0]) for label in ledger.peak_label]
+    layer_of = [setup.layers[row].index for row in setup.moe_rows]
+    columns: dict[str, Any] = {
+        "device": np.arange(ledger.devices),
+        "node": setup.cluster.node_of,
+        "tier": [device.memory.name for device in setup.cluster.devices],
+        "peak_bytes": peak,
+        "capacity_bytes": capacity,
+        "out_of_memory": peak > capacity,
+        "step": [moment.step for moment in moments],
+        "layer": [layer_of[moment.layer] for moment in moments],
+        "stage": [moment.stage for moment in moments],
+    }
+    frame = pd.DataFrame({name: np.repeat(values, len(owners)) for name, values in columns.items()})
+    frame.insert(3, "owner", np.tile(owners, ledger.devices))
+    frame.insert(4, "bytes", np.stack([at_peak[owner] for owner in owners], axis=1).ravel())
     return frame
 
 

@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 
 TILE_SMALL = 64
 """Rows of the smallest tile (tokens): the M extent of a Hopper warp-group MMA (CUDA PTX ISA, wgmma)."""
-TILE_LARGE = 128
+TILE_LARGE = 2 * TILE_SMALL
 """Rows and columns of a usual tile (CUTLASS default 128 x 128 for bf16 and fp8 GEMMs)."""
 
 
@@ -30,14 +30,14 @@ class RowCounts:
 
     Attributes:
         rows: rows (tokens), [...].
-        padded: rows after rounding up to whole tiles, [...].
-        bands: tiles along the rows, [...].
+        large: tiles of 128 rows, [...].
+        small: tiles of 64 rows, [...].
         active: GEMMs with at least one row, [...].
     """
 
     rows: Array
-    padded: Array
-    bands: Array
+    large: Array
+    small: Array
     active: Array
 
     @classmethod
@@ -47,9 +47,13 @@ class RowCounts:
         Up to 64 rows a kernel picks tiles of 64, beyond that of 128.
         """
         rows = np.asarray(tokens, dtype=np.float64)
-        height = np.where(rows <= TILE_SMALL, float(TILE_SMALL), float(TILE_LARGE))
-        bands = np.ceil(rows / height)
-        return cls(rows, bands * height, bands, (rows > 0).astype(np.float64))
+        large = np.where(rows > TILE_SMALL, np.ceil(rows / TILE_LARGE), 0.0)
+        active = (rows > 0).astype(np.float64)
+        return cls(rows, large, np.where(rows <= TILE_SMALL, active, 0.0), active)
+
+    def take(self, entries: npt.NDArray[np.int64]) -> RowCounts:
+        """Return some of the entries."""
+        return RowCounts(self.rows[entries], self.large[entries], self.small[entries], self.active[entries])
 
     def grouped(self, keys: npt.NDArray[np.int64], size: int) -> RowCounts:
         """Sum over entries with the same key, giving arrays [size]."""
@@ -57,7 +61,7 @@ class RowCounts:
         def total(values: Array) -> Array:
             return np.asarray(np.bincount(keys, weights=values, minlength=size), dtype=np.float64)
 
-        return RowCounts(total(self.rows), total(self.padded), total(self.bands), total(self.active))
+        return RowCounts(total(self.rows), total(self.large), total(self.small), total(self.active))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +70,24 @@ class GemmWork:
 
     Attributes:
         flops: arithmetic on whole tiles (FLOP), [...].
-        tiles: number of tiles, [...].
+        large: number of tiles of 128 rows, [...].
+        small: number of tiles of 64 rows, [...].
         bytes: memory traffic, [...].
     """
 
     flops: Array
-    tiles: Array
+    large: Array
+    small: Array
     bytes: Array
 
     def __add__(self, other: GemmWork) -> GemmWork:
         """Join two pieces of work into one kernel."""
-        return GemmWork(self.flops + other.flops, self.tiles + other.tiles, self.bytes + other.bytes)
+        return GemmWork(
+            self.flops + other.flops,
+            self.large + other.large,
+            self.small + other.small,
+            self.bytes + other.bytes,
+        )
 
 
 def gemm_work(
@@ -95,8 +106,9 @@ def gemm_work(
     """
     columns = math.ceil(n / TILE_LARGE)
     return GemmWork(
-        flops=counts.padded * (2.0 * columns * TILE_LARGE * k),
-        tiles=counts.bands * columns,
+        flops=(counts.large * TILE_LARGE + counts.small * TILE_SMALL) * (2.0 * columns * TILE_LARGE * k),
+        large=counts.large * columns,
+        small=counts.small * columns,
         bytes=counts.active * (n * k * weight_bytes) + counts.rows * ((n + k) * activation_bytes),
     )
 
@@ -104,12 +116,16 @@ def gemm_work(
 def gemm_seconds(device: Device, work: GemmWork, dtype: str) -> Array:
     """Price kernels: whole waves of tiles against memory traffic, without launch.
 
-    The last wave counts in full: with ``u`` units and ``t`` tiles the arithmetic takes
-    ``ceil(t/u) * u / t`` of the ideal time.
+    The last wave counts in full: with ``u`` units and ``t`` tiles of one size the arithmetic takes
+    ``ceil(t/u) * u / t`` of the ideal time. Of mixed sizes the large ones run first and the small ones, half
+    as long, fill what their last wave leaves idle; no order is faster, and one more row never saves time.
     """
     units = float(device.compute_units)
-    waves = np.ceil(work.tiles / units)
-    filled = np.where(work.tiles > 0, waves * units / np.maximum(work.tiles, 1.0), 0.0)
+    waves = np.ceil(work.large / units)
+    beside = 2.0 * (waves * units - work.large)
+    # Counted in the time of a small tile.
+    spent = 2.0 * waves + np.ceil(np.maximum(work.small - beside, 0.0) / units)
+    filled = spent * units / np.maximum(2.0 * work.large + work.small, 1.0)
     arithmetic = work.flops * filled / (device.flops(dtype) * device.gemm_efficiency)
     return np.maximum(arithmetic, memory_seconds(device, work.bytes))
 

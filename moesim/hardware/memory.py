@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,17 +112,15 @@ class MemoryLedger:
 
     def hold(
         self,
-        owner: str,
-        amount: npt.ArrayLike,
+        amounts: Mapping[str, npt.ArrayLike],
         when_s: float,
         label: object = None,
         devices: npt.ArrayLike | slice | None = None,
     ) -> None:
-        """Set what an owner holds from now on, in place of what it held before.
+        """Set what some owners hold from now on, in place of what they held before, all at once.
 
         Args:
-            owner: name under which the bytes are reported.
-            amount: bytes, one number for all or one per device.
+            amounts: owner -> bytes, one number for all devices concerned or one for each.
             when_s: time (s).
             label: what is going on, kept for the peak and for overflows.
             devices: distinct indices of the devices concerned; all when None.
@@ -132,10 +131,11 @@ class MemoryLedger:
         chosen = slice(None) if devices is None else devices
         if not isinstance(chosen, slice):
             chosen = np.atleast_1d(np.asarray(chosen))
-        wanted = _whole_bytes(np.asarray(amount))
-        row = self._row(owner)
-        self._current[chosen] += wanted - self._held[row, chosen]
-        self._held[row, chosen] = wanted
+        wanted = {owner: _whole_bytes(np.asarray(amount)) for owner, amount in amounts.items()}
+        for owner, amount in wanted.items():
+            row = self._row(owner)
+            self._current[chosen] += amount - self._held[row, chosen]
+            self._held[row, chosen] = amount
         higher = self._current > self._peak
         if not higher.any():
             return
@@ -154,7 +154,7 @@ class MemoryLedger:
     ) -> None:
         """Let an owner hold nothing from now on; no error when it held nothing."""
         if owner in self._rows:
-            self.hold(owner, 0, when_s, label, devices)
+            self.hold({owner: 0}, when_s, label, devices)
 
     def _row(self, owner: str) -> int:
         """Return the row of an owner, making room for a new one."""

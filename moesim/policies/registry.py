@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, cast
 
-from moesim.errors import InputError, unknown_name
+from moesim.errors import InputError, PluginWarning, unknown_name
 from moesim.policies.base import DispatchPolicy, Parameters, PlacementPolicy
 from moesim.policies.parameters import read_parameters
 
@@ -40,7 +40,7 @@ def _entries(kind: Kind) -> dict[str, EntryPoint]:
                 f"two packages register the {kind} policy '{entry.name}': {_package(taken)} ({taken.value})"
                 f" is used, {_package(entry)} ({entry.value}) is not"
             )
-            warnings.warn(message, UserWarning, stacklevel=2)
+            warnings.warn(message, PluginWarning, stacklevel=2)
     if not any(_package(entry) == "moesim" for entry in found.values()):
         message = f"moesim's own {kind} policies are not registered"
         raise InputError(message, hint="install the package: pip install -e .")
@@ -80,7 +80,7 @@ def _load(kind: Kind, name: str) -> type:
     try:
         loaded = entry.load()
         flaw = _flaw(kind, name, loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module may also end the process when it is imported
         flaw = f"{type(error).__name__}: {error}"
     if flaw:
         message = f"the {kind} policy '{name}' ({entry.value}, from {_package(entry)}) cannot be used: {flaw}"
@@ -95,7 +95,7 @@ def policy_types(kind: Kind) -> dict[str, type]:
         try:
             usable[name] = _load(kind, name)
         except InputError as error:
-            warnings.warn(str(error), UserWarning, stacklevel=2)
+            warnings.warn(str(error), PluginWarning, stacklevel=2)
     return usable
 
 

@@ -100,7 +100,7 @@ LAYERS: Final = Table(
             "bound_s",
             "s",
             "float64",
-            "lower bound of an MoE layer: best balance of compute and traffic; empty in dense layers",
+            "lower bound of the layer, network apart: best balance of compute and memory traffic",
         ),
         Column(
             "imbalance",
@@ -184,7 +184,7 @@ CRITICAL_PATH: Final = Table(
         _LAYER,
         Column("cause", "", "str", "what the time is spent on"),
         Column("device", "", "int64", "device that set the pace; -1 where all were on the network together"),
-        Column("seconds", "s", "float64", "time; the rows of a layer sum to its latency"),
+        Column("seconds", "s", "float64", "time; the rows of a step sum to its latency"),
     ),
     optional=True,
 )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from moesim.results.result import Result
 
 _BAR = 24
+_WIDE = 96
+_LONG_NAME = 16
 
 
 class ShareBar:
@@ -135,15 +137,18 @@ def render_result(result: Result, timing: bool = False) -> Group:
     return Group(*parts, *([_timing((result,))] if timing else []))
 
 
-def render_comparison(comparison: Comparison, timing: bool = False) -> Group:
+def render_comparison(comparison: Comparison, timing: bool = False, width: int = 100) -> Group:
     """Return a comparison for printing: one row per policy, then why each differs from the baseline.
 
     Args:
         comparison: the comparison.
         timing: tell the wall-clock time too, which differs from run to run.
+        width: columns of the terminal; a narrow one goes without the 99th percentile and the memory ratio.
     """
+    wide = width >= _WIDE
+    p99, ratio_head = (("p99",), ("ratio",)) if wide else ((), ())
     table = _grid(
-        "policy", "latency", "p99", "speed-up", "bound/lat.", "imbalance", "peak memory", "ratio", "memory"
+        "policy", "latency", *p99, "speed-up", "bound/lat.", "imbalance", "peak memory", *ratio_head, "memory"
     )
     fastest = max(comparison.speedup(result) for result in comparison.results)
     for result in comparison.results:
@@ -154,16 +159,18 @@ def render_comparison(comparison: Comparison, timing: bool = False) -> Group:
         table.add_row(
             result.policy + (" (baseline)" if result is comparison.baseline else ""),
             format_time(result.latency_s["mean"]),
-            format_time(result.latency_s["p99"]),
+            *([format_time(result.latency_s["p99"])] if wide else []),
             Text(f"{speedup:.2f}x", style="bold" if speedup == fastest else ""),
             f"{100 * result.bound_fraction:.0f} %",
             f"{result.imbalance:.2f}",
             format_bytes(result.peak_memory_bytes),
-            f"{comparison.memory_ratio(result):.2f}x",
+            *([f"{comparison.memory_ratio(result):.2f}x"] if wide else []),
             fits,
         )
-    table.columns[0].no_wrap = False
-    table.columns[0].overflow = "fold"
+    if max(len(result.policy) for result in comparison.results) > _LONG_NAME:
+        # Long names are broken; short ones must not give way on a terminal that is too narrow for all.
+        table.columns[0].no_wrap = False
+        table.columns[0].overflow = "fold"
     why: list[Text | Padding] = []
     if comparison.baseline.out_of_memory:
         why += [Text(), _memory_verdict(comparison.baseline)]

@@ -133,8 +133,9 @@ class Result:
 
     @property
     def throughput_tokens_per_s(self) -> float:
-        """Tokens of all steps over the time of all steps (tokens/s)."""
-        return ratio(float(self.steps["tokens"].sum()), float(self.steps["latency_s"].sum()))
+        """Tokens of all steps over the time of all steps (tokens/s); 0 where there was no token."""
+        tokens = float(self.steps["tokens"].sum())
+        return ratio(tokens, float(self.steps["latency_s"].sum())) if tokens else 0.0
 
     @cached_property
     def peak_memory_bytes(self) -> int:

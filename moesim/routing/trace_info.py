@@ -79,7 +79,8 @@ def _tally(column: AnyArray | None, names: tuple[str, ...]) -> dict[str, int] | 
     total = np.zeros(len(names), dtype=np.int64)
     for part in row_blocks(len(column), 1 << 20):
         block = np.asarray(column[part])
-        total += [int(np.count_nonzero(block == index)) for index in range(len(names))]
+        named = block[(block >= 0) & (block < len(names))]
+        total += np.bincount(named, minlength=len(names))
     return dict(zip(names, total.tolist(), strict=True))
 
 

@@ -104,6 +104,7 @@ Layers = Annotated[int, Whole(1, MAX_LAYERS, "6")]
 Steps = Annotated[int, Whole(1, MAX_STEPS, "10")]
 SpanSteps = Annotated[int, Whole(0, 1_000, "1")]
 Tokens = Annotated[int, Whole(0, MAX_TOKENS, "16k")]
+Context = Annotated[int, Whole(1, MAX_TOKENS, "4k")]
 Bytes = Annotated[int, Whole(0, MAX_BYTES, "2 GiB", unit="B")]
 Seed = Annotated[int, Whole(0, 2**63 - 1, "0")]
 

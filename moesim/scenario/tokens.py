@@ -9,6 +9,7 @@ from pydantic import Field, Tag
 from moesim.scenario.alternatives import GENERATOR, MANY, ONE, TRACE, one_of, one_or_many, trace_or_generator
 from moesim.scenario.fields import (
     MAX_DEVICES,
+    Context,
     FilePath,
     Flag,
     Name,
@@ -78,7 +79,7 @@ class WorkloadSection(Section):
         json_schema_extra={"unit": "tokens"},
         examples=["16k"],
     )
-    context: Tokens = Field(
+    context: Context = Field(
         4096,
         description="Length of a prompt (prefill), or of what a sequence has in its KV cache (decode).",
         json_schema_extra={"unit": "tokens"},

@@ -51,6 +51,14 @@ def test_throughput_is_all_tokens_over_all_time(make_result):
     assert result.throughput_tokens_per_s == pytest.approx(expected)
 
 
+def test_no_tokens_in_no_time_are_no_throughput(make_tables):
+    tables = make_tables(1.0)
+    steps = tables["steps"]
+    nothing = {key: [0] * len(values) for key, values in steps.items() if key != "step"}
+    tables["steps"] = {**steps, **nothing}
+    assert Result.from_tables(tables, name="toy", policy="ep").throughput_tokens_per_s == 0
+
+
 def test_a_run_within_capacity_is_not_out_of_memory(make_result):
     assert make_result().summary()["out_of_memory"] is False
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from moesim.routing.generators.base import Generator, Shape
 from moesim.routing.generators.parameters import GeneratorParameters
-from moesim.routing.generators.sampling import FloatArray, sampled
+from moesim.routing.generators.sampling import FloatArray, on_grid, sampled
 from moesim.routing.generators.streams import stream
 from moesim.routing.load import IntArray
 
@@ -31,6 +31,7 @@ class PopularityGenerator(Generator):
             for layer in range(self.layers)
         ]
         self.popularity = np.stack(rows)
+        self._grids = [on_grid(row, self.top_k) for row in rows]
 
     @abstractmethod
     def _popularity(self, draw: np.random.Generator) -> FloatArray:
@@ -39,13 +40,8 @@ class PopularityGenerator(Generator):
     def _counts(self, step: int | None, tokens: IntArray) -> IntArray:
         window = ("profile", 0) if step is None else ("step", step)
         rows = [
-            sampled(
-                self.popularity[layer],
-                tokens,
-                self.top_k,
-                stream(self.shape.seed, self.kind, *window, "layer", layer),
-            )
-            for layer in range(self.layers)
+            sampled(grid, tokens, stream(self.shape.seed, self.kind, *window, "layer", layer))
+            for layer, grid in enumerate(self._grids)
         ]
         return np.stack(rows)
 

@@ -72,19 +72,22 @@ def apportion(popularity: FloatArray, tokens: int, top_k: int) -> IntArray:
     return counts
 
 
-def sampled(popularity: FloatArray, tokens: IntArray, top_k: int, draw: np.random.Generator) -> IntArray:
+def on_grid(popularity: FloatArray, top_k: int) -> IntArray:
+    """Return the inclusion probabilities in whole parts of a fine grid, int64 [experts]; see ``sampled``."""
+    return apportion(popularity, _GRID, top_k)
+
+
+def sampled(grid: IntArray, tokens: IntArray, draw: np.random.Generator) -> IntArray:
     """Draw each token's experts independently.
 
     Args:
-        popularity: [experts].
+        grid: what ``on_grid`` made of the popularity, int64 [experts].
         tokens: tokens of each device, int64 [devices].
-        top_k: experts per token.
         draw: random stream.
 
     Returns:
         copies, int64 [devices, experts]; each device's sum is its tokens times ``top_k``.
     """
-    grid = apportion(popularity, _GRID, top_k)
     order = draw.permutation(len(grid))
     bounds = np.cumsum(grid[order])
     points, where = np.unique(bounds % _GRID, return_inverse=True)

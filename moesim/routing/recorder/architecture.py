@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moesim.errors import InputError
+from moesim.errors import InputError, unknown_name
 
 
 class Architecture(BaseModel):
@@ -39,12 +39,12 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(600, ge=1, le=1_000_000, description="optimiser steps")
+    steps: int = Field(500, ge=1, le=1_000_000, description="optimiser steps")
     sequences: int = Field(16, ge=1, le=4096, description="sequences per step")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="peak rate; 5 % warm-up, cosine to a tenth")
     balance: float = Field(0.001, ge=0, le=10, description="weight of the balance loss, a mean over layers")
     seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and of the batches")
-    threads: int = Field(2, ge=1, le=256, description="CPU threads; other counts may change last bits")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads; other counts may change last bits")
 
 
 class Sample(BaseModel):
@@ -69,6 +69,8 @@ def settings(model: type[S], **given: object) -> S:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise unknown_name("setting of the recorder", key, model.model_fields) from error
         text = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
         message = f"{key} {text}, got {first['input']!r}" if key else text
         raise InputError(message) from error

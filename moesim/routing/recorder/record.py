@@ -46,10 +46,10 @@ class Recording:
 def record(
     target: str | Path,
     *,
-    steps: int = 600,
+    steps: int = 500,
     seed: int = 0,
     tokens: int = 40960,
-    threads: int = 2,
+    threads: int = 1,
     balance: float = 0.001,
     architecture: Architecture | Mapping[str, object] | None = None,
     corpus: Corpus | None = None,
