@@ -28,7 +28,7 @@ FAMILY_NAMES: Final = (
 )
 """All families in the order of reports."""
 
-_MODULES: Final[tuple[str, ...]] = ("moe",)
+_MODULES: Final[tuple[str, ...]] = ("moe", "gemm", "attention", "collectives", "ep")
 """Modules of this package that provide families."""
 
 

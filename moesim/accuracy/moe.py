@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from moesim.accuracy.rows import Measured, thin
 from moesim.hardware.calibration import FORMATS, kernel_for
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.grouped_gemm import ExpertShape, GroupedConstants, LayerWork, layer_work
+from moesim.hardware.spec import Device
 
 CONSTANTS: Final = (
     Bounded("launch_s", 25e-6, 2e-6, 150e-6),
@@ -29,6 +30,25 @@ CONSTANTS: Final = (
     Bounded("depth_s", 1.5e-9, 1e-12, 2e-8),
 )
 """Constants of ``GroupedConstants`` in their order, within what is physical."""
+
+L2_BYTES: Final = {
+    "A100-SXM-80GB": 40e6,
+    "H100-SXM": 50e6,
+    "H200-SXM": 50e6,
+    "B200-SXM": 126e6,
+    "B300-SXM": 126e6,
+    "GB200": 126e6,
+    "GB300": 126e6,
+    "L40S": 96e6,
+    "RTX-PRO-6000": 128e6,
+}
+"""Second-level caches as the vendor's architecture papers give them (bytes)."""
+
+L2_USED: Final = 0.7
+"""Share of the cache that a loop's weights can hold beside everything else."""
+
+L2_SPEED: Final = 3.0
+"""Bandwidth of the cache over that of the memory, roughly the same on all of these devices."""
 
 FIT_ROWS: Final = 1500
 """Rows that one fit takes; more do not move six constants."""
@@ -99,7 +119,25 @@ def _work(rows: pd.DataFrame) -> LayerWork:
         weight_bytes=weight_bytes,
         dtype=arithmetic,
     )
-    return layer_work(load_device(device), kernel, shape, group_counts(rows, kernel))
+    part = load_device(device)
+    work = layer_work(part, kernel, shape, group_counts(rows, kernel))
+    return replace(work, weights=work.weights * from_memory(device, work.weights.sum(axis=0), part))
+
+
+def from_memory(device: str, weights_s: Array, part: Device) -> Array:
+    """Return the share of the weights' time that remains when a timing loop keeps them in the L2 cache.
+
+    The tables were taken by calling the same layer again and again, so weights that fit the cache are read
+    from there. A model's layers take turns, so nothing of this belongs into predictions of whole models.
+
+    Args:
+        device: catalogue name.
+        weights_s: seconds in which the weights stream from memory at full bandwidth, [...].
+        part: the device.
+    """
+    size = weights_s * part.memory.bandwidth
+    kept = 1.0 / (1.0 + (size / (L2_BYTES.get(device, 50e6) * L2_USED)) ** 4)
+    return np.asarray(1.0 - kept * (1.0 - 1.0 / L2_SPEED), dtype=np.float64)
 
 
 FAMILIES: Sequence[Family] = (MoeFamily(),)

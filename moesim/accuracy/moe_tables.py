@@ -28,6 +28,7 @@ _KERNELS: Final = (
     ("marlin", "marlin"),
     ("deepgemm", "deepgemm"),
     ("nongated", "cutlass_plain"),
+    ("expertsmodular", "trtllm_gen_modular"),
     ("flashinfer_trtllm", "trtllm_gen"),
     ("min_latency", "trtllm_gen"),
     ("cutlass", "cutlass"),

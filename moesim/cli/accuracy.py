@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moesim.cli.options import json_option, print_json, print_rich, progress_bar
+from moesim.cli.options import json_option
+from moesim.cli.output import print_json, print_rich
+from moesim.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from moesim.accuracy import AccuracyReport
 
 
-@click.command()
+@click.command(short_help="Score cost models on measured timings.")
 @click.option("--device", metavar="NAME", help="Only this device (default: all with measurements).")
 @click.option("--family", metavar="NAME", help="Only this family, for example moe or all_to_all.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write tables and a plot.")
