@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from moesim.errors import InputError
 from moesim.model.attention import ATTENTION_KINDS, AttentionSpec
-from moesim.model.fields import FieldError, Fields
+from moesim.model.fields import FieldError, Fields, dotted
 
 MAX_LAYERS: Final = 2048
 
@@ -72,7 +72,8 @@ def _attention(fields: Fields, inherited: Mapping[str, Any]) -> AttentionSpec:
     except FieldError:
         raise
     except InputError as error:
-        raise FieldError(error.message, hint=error.hint, path=(*fields.path, "kv_heads")) from error
+        path = (*fields.path, "kv_heads")
+        raise FieldError(f"'{dotted(path)}': {error.message}", hint=error.hint, path=path) from error
 
 
 def attentions(top: Fields, count: int) -> list[AttentionSpec]:
