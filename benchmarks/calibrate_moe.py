@@ -26,7 +26,8 @@ DATA = Path(calibration.__file__).parent / "data" / "calibration.yaml"
 def fitted(rows: Measured) -> str:
     """Return the constants of one precision and kernel family as one line of YAML."""
     values = asdict(fit_layers(rows))
-    return "{" + ", ".join(f"{name}: {float(f'{value:.3g}')!r}" for name, value in values.items()) + "}"
+    # Always with a decimal point: YAML 1.1 takes 1e-12 for a text.
+    return "{" + ", ".join(f"{name}: {value:.2e}" for name, value in values.items()) + "}"
 
 
 def lines(frame: pd.DataFrame) -> list[str]:

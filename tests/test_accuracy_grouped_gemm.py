@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from moesim.errors import InputError
 from moesim.hardware import load_device
 from moesim.hardware.calibration import FORMATS, grouped_calibration, kernel_for
+from moesim.hardware.catalogue import read_data
 from moesim.hardware.grouped_gemm import (
     ExpertShape,
     GroupedConstants,
@@ -118,6 +119,16 @@ def test_measured_devices_have_constants_of_their_own(name: str, dtype: str) -> 
     found = grouped_calibration(load_device(name), dtype, backend)
     assert found.measured
     assert "aiconfigurator-core" in found.source
+
+
+def test_every_entry_of_the_calibration_can_be_used() -> None:
+    entries = read_data("calibration")["grouped_gemm"]
+    assert set(entries) > {"generic", "H100-SXM", "H200-SXM", "B200-SXM"}
+    for device, kernels in entries.items():
+        for name, values in kernels.items():
+            backend, _, dtype = name.rpartition("/")
+            kernel_for(backend, dtype)
+            GroupedConstants.from_mapping(values, f"{device}.{name}")
 
 
 def test_other_devices_get_generic_constants_and_unknown_names_are_told() -> None:
