@@ -26,8 +26,11 @@ from moesim.results.plots.style import (
     whole_ticks,
 )
 from moesim.results.result import Result
+from moesim.units import format_bytes
 
 _WORTH_SHOWING = 1e-3
+IN_SIGHT = 4.0
+"""How many times the fullest device's bytes a capacity may be to be drawn to scale."""
 
 
 def _ordered(owners: Sequence[str]) -> list[str]:
@@ -64,7 +67,10 @@ def draw_stack(
     """
     limits = np.asarray(capacity, dtype=np.float64)
     totals = held.sum(axis=1).to_numpy()
-    factor, unit = byte_scale(float(max(totals.max(initial=0.0), limits.max(initial=0.0))))
+    fullest, roomiest = float(totals.max(initial=0.0)), float(limits.max(initial=0.0))
+    # A capacity far above would press what stands in memory flat; then a word replaces the line.
+    in_sight = roomiest <= IN_SIGHT * fullest or fullest == 0
+    factor, unit = byte_scale(max(fullest, roomiest) if in_sight else fullest)
     colours = owner_colours([str(owner) for owner in held.columns])
     places, base = np.arange(len(held)), np.zeros(len(held))
     entries: list[tuple[Artist, str]] = []
@@ -74,11 +80,15 @@ def draw_stack(
         axes.bar(places, height, width, bottom=base, color=colour, edgecolor="white", lw=0.3 * (width < 1))
         entries.append((Patch(color=colour), str(owner)))
         base = base + height
-    if len(set(limits.tolist())) == 1:
+    if not in_sight:
+        least = format_bytes(float(limits.min()))
+        axes.text(0.99, 0.97, f"capacity {least}", transform=axes.transAxes, ha="right", va="top", fontsize=9)
+    elif len(set(limits.tolist())) == 1:
         axes.hlines(limits[0] * factor, -0.5, len(held) - 0.5, color=INK, lw=1.6)
     else:
         axes.hlines(limits * factor, places - 0.5, places + 0.5, color=INK, lw=1.6)
-    entries.append((Line2D([], [], color=INK, lw=1.6), "capacity"))
+    if in_sight:
+        entries.append((Line2D([], [], color=INK, lw=1.6), "capacity"))
     over = totals > limits
     for place in places[over] if over.sum() <= 8 else ():
         axes.annotate(
@@ -90,7 +100,8 @@ def draw_stack(
             fontsize=8,
             color=ALARM,
         )
-    axes.set_ylim(0, max(base.max(initial=0.0), float(limits.max(initial=0.0)) * factor, 1e-12) * 1.14)
+    highest = roomiest if in_sight else fullest
+    axes.set_ylim(0, max(base.max(initial=0.0), highest * factor, 1e-12) * 1.14)
     axes.set_xlim(-0.6, len(held) - 0.4)
     axes.set_ylabel(f"memory at the peak ({unit})")
     axes.grid(axis="y", color=GRID, lw=0.8)
