@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares  # type: ignore[import-untyped, unused-ignore]
 
 Array = npt.NDArray[np.float64]
 
@@ -63,6 +62,8 @@ def fit(
         scale: logarithmic error beyond which a row counts less and less.
         rounds: how often choices are picked anew.
     """
+    from scipy.optimize import least_squares  # type: ignore[import-untyped, unused-ignore]
+
     names = list(bounds)
     low, high = (np.log([bounds[name][side] for name in names]) for side in (0, 1))
     target = np.log(seconds)
