@@ -224,6 +224,18 @@ def test_selected_experts_are_imported(tmp_path):
     assert (facts["tokens"], facts["experts"], facts["layers"]) == (2, 4, [3, 7])
 
 
+def test_a_trace_goes_out_to_parquet_and_back(tmp_path):
+    pytest.importorskip("pyarrow")
+    tokens = [[[0, 1], [2, 3]], [[3, 2], [1, 0]]]
+    (tmp_path / "ids.json").write_text(json.dumps({"experts": 4, "tokens": tokens}))
+    moesim("trace", "import", "json", tmp_path / "ids.json", tmp_path / "t", "--set", "layers=3,7")
+    moesim("trace", "export", tmp_path / "t", tmp_path / "t.parquet")
+    moesim("trace", "import", "parquet", tmp_path / "t.parquet", tmp_path / "back")
+    there, back = as_json("trace", "info", tmp_path / "t"), as_json("trace", "info", tmp_path / "back")
+    same = set(there) - {"name", "bytes", "provenance"}
+    assert {key: back[key] for key in same} == {key: there[key] for key in same}
+
+
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_names_stay_whole_on_narrow_terminals(width):
     comparison = compare(load_scenario(TINY))

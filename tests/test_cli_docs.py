@@ -27,7 +27,7 @@ EXAMPLES = [
     if line.startswith("$ ")
 ]
 
-SILENT = (["trace", "generate"], ["trace", "import"], ["trace", "record"])
+SILENT = tuple(["trace", name] for name in ("generate", "import", "export", "record"))
 """Commands that only write a file."""
 
 

@@ -67,6 +67,18 @@ def import_(kind: str, source: str, target: str, pairs: tuple[str, ...], overwri
     click.echo(f"wrote {target}", err=True)
 
 
+@trace.command(short_help="Write a trace as one Parquet file.")
+@click.argument("path", type=click.Path())
+@click.argument("target", type=click.Path())
+@overwrite_option
+def export(path: str, target: str, overwrite: bool) -> None:
+    """Write the trace at PATH as one Parquet file TARGET, which 'trace import parquet' reads."""
+    from moesim.routing import RoutingTrace, to_parquet
+
+    to_parquet(RoutingTrace.open(path), target, overwrite=overwrite)
+    click.echo(f"wrote {target}", err=True)
+
+
 @trace.command(short_help="Draw a trace of expert counts.")
 @click.argument("kind")
 @click.argument("target", type=click.Path())
