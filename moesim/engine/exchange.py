@@ -70,19 +70,18 @@ class ExchangePricer:
         sent = self._sent(plan.traffic)
         out = all_to_all(self.cluster, sent.scaled(self.dispatch_bytes))
         back = all_to_all(self.cluster, sent.reversed().scaled(self.token_bytes))
-        latency = out.seconds - self.network.drain(out.link_bytes)
-        joint_links, joint_latency, joint = out.link_bytes, latency, out.seconds
+        joint_links, joint_latency, joint = out.link_bytes, out.latency, out.seconds
         moved_in = np.zeros((self.layers, self.devices))
         if len(plan.moves):
             moved_links, moved_in, move_latency = self._moves(plan.moves)
             joint_links = out.link_bytes + moved_links
-            joint_latency = np.maximum(latency, move_latency)
+            joint_latency = np.maximum(out.latency, move_latency)
             joint = joint_latency + self.network.drain(joint_links)
         return ExchangeCosts(
             dispatch=out.seconds,
             weight_move=np.where(moved_in.any(axis=1), joint - out.seconds, 0.0),
             combine=back.seconds,
-            latency=np.stack([joint_latency, back.seconds - self.network.drain(back.link_bytes)]),
+            latency=np.stack([joint_latency, back.latency]),
             dispatch_links=joint_links,
             combine_links=back.link_bytes,
             moved_bytes=moved_in.sum(axis=1),

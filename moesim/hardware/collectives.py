@@ -43,10 +43,12 @@ class CollectiveCost:
     Attributes:
         seconds: duration alone on the network [layers]; exactly 0 where nothing leaves its device.
         link_bytes: bytes over each link [layers, links].
+        latency: the part of the duration in which nothing flows yet [layers].
     """
 
     seconds: FloatArray
     link_bytes: FloatArray
+    latency: FloatArray
 
 
 def all_to_all(cluster: Fabric, traffic: Traffic) -> CollectiveCost:
@@ -58,9 +60,10 @@ def all_to_all(cluster: Fabric, traffic: Traffic) -> CollectiveCost:
     """
     network = cluster.network
     amounts = network.link_amounts(traffic)
-    path = network.latency_seconds(traffic)
-    busy = cluster.collective_latency_s + path + network.drain(amounts)
-    return CollectiveCost(np.where(network.crossing(traffic), busy, 0.0), amounts)
+    fixed = cluster.collective_latency_s + network.latency_seconds(traffic)
+    crossing = network.crossing(traffic)
+    busy = np.where(crossing, fixed + network.drain(amounts), 0.0)
+    return CollectiveCost(busy, amounts, np.where(crossing, fixed, 0.0))
 
 
 def all_gather(
@@ -106,8 +109,9 @@ def point_to_point(cluster: Fabric, src: int, dst: int, size: npt.ArrayLike) -> 
     amounts = np.zeros((_sizes(size).size, network.links))
     path = list(network.path(src, dst))
     amounts[:, path] = _sizes(size)[:, np.newaxis]
-    busy = cluster.collective_latency_s + network.hop_latency[src, dst] + network.drain(amounts)
-    return CollectiveCost(np.where(amounts[:, path].any(axis=1), busy, 0.0), amounts)
+    crossing = amounts[:, path].any(axis=1)
+    latency = np.where(crossing, cluster.collective_latency_s + network.hop_latency[src, dst], 0.0)
+    return CollectiveCost(latency + np.where(crossing, network.drain(amounts), 0.0), amounts, latency)
 
 
 def _symmetric(
@@ -123,7 +127,8 @@ def _symmetric(
         better = busy < best
         best = np.where(better, busy, best)
         amounts[better] = loads[better]
-    return CollectiveCost(np.where(np.isfinite(best), best, 0.0), amounts)
+    seconds = np.where(np.isfinite(best), best, 0.0)
+    return CollectiveCost(seconds, amounts, np.maximum(seconds - network.drain(amounts), 0.0))
 
 
 def _priced(

@@ -9,6 +9,7 @@ Links for which this does not hold (between rails, in rings and tori) keep their
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -101,6 +102,11 @@ class ListedLinks:
             targets = DeviceSets.from_masks(masks)
         return cls(link, pair, term // devices, term % devices, targets)
 
+    @cached_property
+    def starts(self) -> tuple[IntArray, IntArray]:
+        """Each link that has terms, and its first term."""
+        return np.unique(self.term_link, return_index=True)
+
     def add_pooled(self, leaving: FloatArray, arriving: FloatArray, result: FloatArray) -> None:
         """Add leaving[source] * arriving[destination] to [links, layers]."""
         if self.targets is None:
@@ -110,7 +116,7 @@ class ListedLinks:
             return
         terms = self.targets.sums(arriving)
         terms *= leaving[self.term_source]
-        links, first = np.unique(self.term_link, return_index=True)
+        links, first = self.starts
         result[links] += np.add.reduceat(terms, first, axis=0)
 
     def add_dense(self, matrix: FloatArray, result: FloatArray) -> None:
