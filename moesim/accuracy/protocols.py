@@ -8,15 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from moesim.accuracy.rows import Measured
-
-PROTOCOLS: Final = ("leave_model_out", "leave_device_out", "leave_points_out")
 
 Array = npt.NDArray[np.float64]
 

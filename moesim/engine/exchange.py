@@ -54,7 +54,6 @@ class ExchangePricer:
     def __init__(self, setup: Setup) -> None:
         self.cluster = setup.cluster
         self.network = setup.cluster.network
-        self.fixed = setup.cluster.collective_latency_s
         self.devices = setup.cluster.size
         self.layers = len(setup.moe_rows)
         self.sends = setup.kernels.sends
@@ -73,9 +72,11 @@ class ExchangePricer:
         joint_links, joint_latency, joint = out.link_bytes, out.latency, out.seconds
         moved_in = np.zeros((self.layers, self.devices))
         if len(plan.moves):
-            moved_links, moved_in, move_latency = self._moves(plan.moves)
-            joint_links = out.link_bytes + moved_links
-            joint_latency = np.maximum(out.latency, move_latency)
+            weights = self._weights(plan.moves)
+            moving = all_to_all(self.cluster, weights)
+            moved_in = weights.inbound - weights.local
+            joint_links = out.link_bytes + moving.link_bytes
+            joint_latency = np.maximum(out.latency, moving.latency)
             joint = joint_latency + self.network.drain(joint_links)
         return ExchangeCosts(
             dispatch=out.seconds,
@@ -97,19 +98,9 @@ class ExchangePricer:
             return once_per_device(copies, self.tokens, self.top_k)
         return once_per_node(copies, self.tokens, self.top_k, self.node_of)
 
-    def _moves(self, moves: WeightMoves) -> tuple[Array, Array, Array]:
-        """Return bytes per link, bytes per receiving device and latency of weight moves."""
-        links = np.zeros((self.layers, self.network.bandwidth.size))
-        received = np.zeros((self.layers, self.devices))
-        latency = np.zeros(self.layers)
+    def _weights(self, moves: WeightMoves) -> Traffic:
+        """Return the bytes of weights that go from device to device."""
+        amounts = np.zeros((self.layers, self.devices, self.devices))
         size = self.expert_bytes[moves.layer, moves.expert]
-        np.add.at(received, (moves.layer, moves.target), size)
-        for layer, source, target, amount in zip(
-            moves.layer.tolist(), moves.source.tolist(), moves.target.tolist(), size.tolist(), strict=True
-        ):
-            if source == target:
-                continue
-            links[layer, list(self.network.path(source, target))] += amount
-            hop = self.fixed + float(self.network.hop_latency[source, target])
-            latency[layer] = max(latency[layer], hop)
-        return links, received, latency
+        np.add.at(amounts, (moves.layer, moves.source, moves.target), size)
+        return Traffic.of_pairs(amounts)

@@ -20,8 +20,6 @@ from moesim.policies.plan import Placement
 from moesim.routing.source import RoutingSource
 from moesim.workload.steps import Workload
 
-DETAIL = ("array", "events")
-
 
 @dataclass(frozen=True)
 class MemoryOptions:

@@ -126,11 +126,6 @@ _DEEPEP = KernelStyle(name="deepep", sends="nodes", dispatch_width=0.5 * (1 + 4 
 _STYLES: Mapping[str, KernelStyle] = MappingProxyType({"fused": _FUSED, "eager": _EAGER, "deepep": _DEEPEP})
 
 
-def kernel_style_names() -> list[str]:
-    """Return the names of the built-in styles."""
-    return sorted(_STYLES)
-
-
 def kernel_style(spec: str | Mapping[str, Any]) -> KernelStyle:
     """Return a style by name, or a built-in one (``base``) with some counts replaced.
 
