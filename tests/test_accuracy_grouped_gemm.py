@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from moesim.errors import InputError
 from moesim.hardware import load_device
-from moesim.hardware.calibration import FORMATS, grouped_calibration, kernel_for
+from moesim.hardware.calibration import FORMATS, kernel_for
+from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.catalogue import read_data
 from moesim.hardware.grouped_gemm import (
     ExpertShape,
@@ -116,7 +117,7 @@ def test_blocks_follow_each_rule() -> None:
 @pytest.mark.parametrize("name", ["H100-SXM", "H200-SXM"])
 def test_measured_devices_have_constants_of_their_own(name: str, dtype: str) -> None:
     backend = "vllm/cutlass" if dtype == "fp8" else "vllm/triton"
-    found = grouped_calibration(load_device(name), dtype, backend)
+    found = Calibrations().grouped(load_device(name), dtype, backend)
     assert found.measured
     assert "aiconfigurator-core" in found.source
 
@@ -132,14 +133,14 @@ def test_every_entry_of_the_calibration_can_be_used() -> None:
 
 
 def test_other_devices_get_generic_constants_and_unknown_names_are_told() -> None:
-    assert not grouped_calibration(load_device("MI300X")).measured
+    assert not Calibrations().grouped(load_device("MI300X"), "bf16").measured
     assert set(FORMATS) >= {"bf16", "fp8", "fp8_block", "int4", "nvfp4"}
     with pytest.raises(InputError, match=r"number format named 'bf61'.*bf16"):
         kernel_for("vllm/triton", "bf61")
     with pytest.raises(InputError, match="family of grouped kernels"):
         kernel_for("vllm/tritan", "bf16")
     with pytest.raises(InputError, match="no constants"):
-        grouped_calibration(DEVICE, "nvfp4", "vllm/triton")
+        Calibrations().grouped(DEVICE, "nvfp4", "vllm/triton")
 
 
 @pytest.mark.parametrize("bad", [None, "1", True, 0.0, -1.0, float("nan"), float("inf")])

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from moesim.errors import InputError
 from moesim.hardware import device_names, load_device
+from moesim.hardware.analytic import AnalyticCosts
+from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.catalogue import catalogue_entry, device_from_mapping, source_texts
 from moesim.hardware.describe import refreshed
 
@@ -41,7 +43,9 @@ def test_every_device_is_plausible_and_sourced(name):
     assert 8e9 < device.memory.capacity < 4e11
     assert 1e11 < device.memory.bandwidth < 1e13
     assert 2 <= device.compute_units <= 400
-    assert 0.4 < device.gemm_efficiency < 0.95
+    calibrations = Calibrations()
+    assert 0.4 < calibrations.gemm(device, "bf16").mma < 1.0
+    assert 0.5 < calibrations.gemm(device, "bf16").memory < 1.0
     assert device.sources
     assert entry.confidence in {"primary", "secondary", "mixed"}
     assert set(entry.unverified) <= {
@@ -66,17 +70,34 @@ def test_unknown_device_names_the_nearest():
         load_device("H100-SMX")
 
 
-def test_h200_carries_the_published_gemm_anchor():
-    device = load_device("H200-SXM")
-    flop = 2 * 65536 * 8192 * 8192
-    assert flop / (device.flops("bf16") * device.gemm_efficiency) == pytest.approx(12.3e-3, rel=0.002)
+def large_gemm(name: str, m: int, n: int, k: int) -> float:
+    return float(AnalyticCosts(load_device(name)).gemm(m, n, k, "bf16"))
 
 
-def test_measured_matmul_rates_are_met():
-    measured = {"A100-SXM-80GB": 271.2, "H100-SXM": 794.5, "B200-SXM": 1745, "GB200": 1822, "MI300X": 668.4}
-    for name, tflops in measured.items():
-        device = load_device(name)
-        assert device.flops("bf16") * device.gemm_efficiency / 1e12 == pytest.approx(tflops, rel=0.003)
+def test_a_published_gemm_of_h200_is_near():
+    # arXiv 2601.17111, Fig. 8; no constant knows of it. The authors' device sustained 8 to 14 % less.
+    assert large_gemm("H200-SXM", 65536, 8192, 8192) == pytest.approx(12.3e-3, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [("A100-SXM-80GB", 271.2), ("H100-SXM", 794.5), ("B200-SXM", 1745), ("GB200", 1822), ("MI300X", 668.4)],
+)
+def test_the_best_measured_matmul_rates_are_near(name, tflops):
+    # Best of a search over shapes ("maximum achievable matmul FLOPS").
+    best = max(2 * m * m * k / large_gemm(name, m, m, k) for m in (4096, 8192, 16384) for k in (4096, 8192))
+    assert best / 1e12 == pytest.approx(tflops, rel=0.12)
+
+
+def test_stated_efficiencies_count_and_kin_lend_their_constants():
+    usual = large_gemm("H100-SXM", 8192, 8192, 8192)
+    slower = device_from_mapping({"base": "H100-SXM", "gemm_efficiency": 0.4})
+    assert float(AnalyticCosts(slower).gemm(8192, 8192, 8192, "bf16")) > 1.6 * usual
+    assert large_gemm("H800-SXM", 8192, 8192, 8192) == usual
+    nameless = device_from_mapping({**SMALL, "kin": "H100-SXM", "peak_flops": {"bf16": "989 TFLOP/s"}})
+    assert Calibrations().gemm(nameless, "bf16") == Calibrations().gemm(load_device("H100-SXM"), "bf16")
+    with pytest.raises(InputError, match="did you mean 'H100-SXM'"):
+        device_from_mapping({**SMALL, "kin": "H100-SMX"})
 
 
 @pytest.mark.skipif(not SEEN.exists(), reason="the collected hardware facts are not beside the repository")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from moesim.causes import CAUSES
 from moesim.engine import MemoryOptions, Setup, run
 from moesim.engine.tables import tables
 from moesim.hardware import cluster_from_mapping, load_cluster
+from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.kernels import kernel_style
 from moesim.model import load_model, model_from_mapping
 from moesim.policies import create_policy
@@ -168,6 +170,7 @@ def test_bound_counts_tokens_that_must_travel_when_memory_is_small() -> None:
     small = {
         "device": {
             "name": "small",
+            "kin": "H100-SXM",
             "peak_flops": {"bf16": "989 TFLOP/s"},
             "memory": {"capacity": "6 MB", "bandwidth": "3.35 TB/s"},
             "compute_units": device.compute_units,
@@ -208,9 +211,13 @@ def _scaled(factor: float, latency: float = 1.0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("policy", ["ep", "round_robin", "eplb"])
 @pytest.mark.parametrize("kernels", ["fused", "eager"])
-def test_doubling_every_rate_halves_every_time(policy: str, kernels: str) -> None:
+def test_doubling_every_rate_halves_every_time(
+    policy: str, kernels: str, twice_as_fast: Callable[[str], dict[str, Any]]
+) -> None:
+    # Constants are shares of rates, and times: those of a device twice as fast in everything are halved.
+    faster = Calibrations(twice_as_fast("any"))
     one = latencies(make(policy, kernels=kernels, cluster=_scaled(1.0, 1.0)))
-    two = latencies(make(policy, kernels=kernels, cluster=_scaled(2.0, 0.5)))
+    two = latencies(replace(make(policy, kernels=kernels, cluster=_scaled(2.0, 0.5)), calibrations=faster))
     assert two == pytest.approx(one / 2, rel=1e-9)
 
 

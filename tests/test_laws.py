@@ -6,6 +6,8 @@ import copy
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from hypothesis import strategies as st
 import moesim
 from moesim.causes import CAUSES
 from moesim.hardware import load_device
-from moesim.hardware.compute import RowCounts, gemm_seconds, gemm_work
+from moesim.hardware.calibrations import Calibrations
+from moesim.hardware.grouped_gemm import ExpertShape, expert_layer_seconds
+from moesim.hardware.grouped_kernels import count_groups
 from moesim.results import Comparison
 from moesim.scenario import loads_scenario
 
@@ -164,7 +168,7 @@ def test_the_bound_holds_where_formats_suit_different_devices() -> None:
 
 
 def test_the_bound_reads_no_more_of_biased_experts_than_their_gemms() -> None:
-    slow = {"peak_flops": {"bf16": 1e15}, "memory": {"capacity": 8e10, "bandwidth": 8e10}}
+    slow = {"peak_flops": {"bf16": 1e15}, "memory": {"capacity": 8e10, "bandwidth": 8e9}}
     model = {"num_layers": 1, "hidden_size": 256, "top_k": 4, "num_routed_experts": 8, "expert_bias": True}
     description = {
         "model": {**model, "moe_intermediate_size": 4096},
@@ -233,7 +237,9 @@ def test_a_faster_part_never_slows_anything_down(seed: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_twice_the_rates_and_half_the_delays_halve_every_time(seed: int) -> None:
+def test_twice_the_rates_and_half_the_delays_halve_every_time(
+    seed: int, tmp_path: Path, twice_as_fast: Callable[[str], Mapping]
+) -> None:
     before = scenario(seed)
     after = faster(before, 2.0, *RATES.values())
     machines = after["cluster"]
@@ -245,22 +251,30 @@ def test_twice_the_rates_and_half_the_delays_halve_every_time(seed: int) -> None
         machine["host_sync"] /= 2
     after["policies"] = copy.deepcopy(before["policies"])
     after["policies"][-1]["dispatch"]["planning_per_expert_s"] /= 2
+    quick = tmp_path / "quick.yaml"
+    quick.write_text(json.dumps(twice_as_fast("custom")), encoding="utf-8")
+    after["costs"] = {"calibration": str(quick)}
     assert 2 * latencies(compare(after)) == pytest.approx(latencies(compare(before)), rel=1e-9)
 
 
 @given(
     rows=st.lists(st.integers(0, 700), min_size=1, max_size=40),
     more=st.integers(0, 39),
-    shape=st.sampled_from([(128, 4096), (1024, 4096), (4096, 7168)]),
+    shape=st.sampled_from([(4096, 128), (4096, 1024), (7168, 4096)]),
     name=st.sampled_from(["H100-SXM", "H20", "Gaudi3"]),
+    height=st.sampled_from([16, 64, 128]),
 )
-def test_one_more_token_never_makes_grouped_experts_faster(
-    rows: list[int], more: int, shape: tuple[int, int], name: str
+def test_one_more_token_never_makes_experts_faster_while_blocks_keep_their_height(
+    rows: list[int], more: int, shape: tuple[int, int], name: str, height: int
 ) -> None:
+    device = load_device(name)
+    found = Calibrations().grouped(device, "fp8_block")
+    kernel = replace(found.kernel, rule="rows", low=height, high=height)
+    expert = ExpertShape(*shape, weight_bytes=1.0, dtype="fp8")
+
     def seconds(tokens: list[int]) -> float:
-        counts = RowCounts.of(tokens).grouped(np.zeros(len(tokens), dtype=np.int64), 1)
-        work = gemm_work(counts, *shape, weight_bytes=1.0, activation_bytes=2.0)
-        return float(gemm_seconds(load_device(name), work, "fp8")[0])
+        counts = count_groups(tokens, kernel)
+        return float(expert_layer_seconds(device, found.constants, kernel, expert, counts))
 
     grown = list(rows)
     grown[more % len(rows)] += 1

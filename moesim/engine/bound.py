@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from moesim.engine.own_costs import OwnCosts
 from moesim.engine.setup import Setup
-from moesim.hardware.spec import DTYPE_BYTES
+from moesim.hardware.analytic import Floors
+from moesim.hardware.spec import DTYPE_BYTES, Device
 from moesim.model.spec import ExpertSpec
 from moesim.routing.load import Load
 
@@ -122,17 +123,26 @@ class _Price:
         devices, style = setup.cluster.devices, setup.kernels
         if not expert.gemms:
             return cls(*[np.zeros(len(devices))] * 4)
-        memory = np.asarray([d.memory.bandwidth * d.memory_efficiency for d in devices])
-        rate = np.asarray([d.flops(expert.dtype) * d.gemm_efficiency for d in devices])
+        floors = [_floors(setup, device, expert) for device in devices]
+        rate = np.asarray([floor.flops for floor in floors])
+        memory = np.asarray([floor.weights for floor in floors])
+        passing = np.asarray([floor.passes for floor in floors])
         activation = DTYPE_BYTES[setup.model.activation_dtype]
         width = style.activation_passes * expert.intermediate + style.expert_passes * setup.model.hidden
+        touched = sum(gemm.n + gemm.k for gemm in expert.gemms) * activation
         # Biases are stored, but no GEMM reads them.
         read = sum(gemm.weights for gemm in expert.gemms) * expert.bytes / expert.params
+        nothing = np.zeros(len(devices))
+        if style.grouped:
+            # A fused call passes at least its inputs and outputs, apart from loading weights.
+            return cls(
+                expert.flops_per_token / rate,
+                nothing,
+                (width + 2.0 * expert.hidden) * activation / np.maximum(passing, memory),
+                read / memory,
+            )
         return cls(
-            expert.flops_per_token / rate,
-            sum(gemm.n + gemm.k for gemm in expert.gemms) * activation / memory,
-            width * activation / memory,
-            read / memory,
+            expert.flops_per_token / rate, touched / memory, width * activation / passing, read / memory
         )
 
     def cheapest(self, share: Array) -> tuple[float, float, float]:
@@ -144,6 +154,13 @@ class _Price:
         )
 
 
+def _floors(setup: Setup, device: Device, expert: ExpertSpec) -> Floors:
+    prices = setup.prices[device]
+    if setup.kernels.grouped:
+        return prices.fused_floors(expert.dtype)
+    return prices.gemm_floors(expert.dtype)
+
+
 def _weightings(setup: Setup, prices: Mapping[ExpertSpec, _Price]) -> list[Array]:
     """Return weights of the devices that each add up to 1, the best ones for one bottleneck each [devices].
 
@@ -151,7 +168,7 @@ def _weightings(setup: Setup, prices: Mapping[ExpertSpec, _Price]) -> list[Array
     """
     if setup.cluster.homogeneous:
         return [np.full(setup.cluster.size, 1.0 / setup.cluster.size)]
-    rates = [np.asarray([d.memory.bandwidth * d.memory_efficiency for d in setup.cluster.devices])]
+    rates = [np.asarray([device.memory.bandwidth for device in setup.cluster.devices])]
     widest: dict[str, ExpertSpec] = {}
     for expert in prices:
         known = widest.get(expert.dtype)

@@ -1,4 +1,4 @@
-"""Prices of the expert layer under a plan: the grouped GEMM of every device."""
+"""Prices of the expert layer under a plan: the experts of every device, fused or one after another."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.sends import reached
 from moesim.engine.setup import Setup
-from moesim.hardware.compute import GemmWork, RowCounts, gemm_seconds, gemm_work, memory_seconds
-from moesim.hardware.spec import DTYPE_BYTES, Device
+from moesim.hardware.analytic import AnalyticCosts
+from moesim.hardware.calibration import Calibration
+from moesim.hardware.grouped_gemm import ExpertShape, LayerWork, layer_work
+from moesim.hardware.grouped_kernels import count_assigned
+from moesim.hardware.spec import DTYPE_BYTES
 from moesim.model.spec import ExpertSpec
 from moesim.policies.plan import Assignments
 
 Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,108 +44,104 @@ class ExpertPricer:
         self.kernels = setup.kernels
         self.layers = len(setup.moe_rows)
         self.devices = setup.cluster.size
-        self.model_width = setup.model.hidden
         self.activation = DTYPE_BYTES[setup.model.activation_dtype]
         self.specs, self.spec_of = _distinct(setup)
-        kinds = list(dict.fromkeys(setup.cluster.devices))
-        self.kinds = kinds
-        self.kind_of = np.asarray([kinds.index(d) for d in setup.cluster.devices], dtype=np.int64)
+        self.prices = list(setup.prices.values())
+        kinds = list(setup.prices)
+        kind_of = np.asarray([kinds.index(device) for device in setup.cluster.devices], dtype=np.int64)
+        self.kind_of_key = np.tile(kind_of, self.layers)
+        held = np.broadcast_to(setup.placement.experts_per_device, (self.layers, self.devices))
+        self.held = held.astype(np.float64).ravel()
 
     def price(self, assignments: Assignments) -> ExpertCosts:
         """Price all MoE layers of one step."""
         size = self.layers * self.devices
         shape = (self.layers, self.devices)
         keys = assignments.layer * self.devices + assignments.device
-        counts = RowCounts.of(assignments.copies)
-        totals = counts.grouped(keys, size)
-        if self.kernels.grouped:
-            seconds = self._grouped(assignments, counts, keys).reshape(shape)
-        else:
-            seconds = self._looped(assignments, counts, keys).reshape(shape)
-        return ExpertCosts(seconds, totals.rows.reshape(shape), totals.active.reshape(shape))
+        rows = np.asarray(assignments.copies, dtype=np.float64)
+        copies = np.bincount(keys, weights=rows, minlength=size).astype(np.float64)
+        active = np.bincount(keys, weights=rows > 0, minlength=size).astype(np.float64)
+        seconds = np.zeros(size)
+        for kind, prices in enumerate(self.prices):
+            mine = self.kind_of_key[keys] == kind if len(self.prices) > 1 else None
+            seconds += self._on(prices, assignments, rows, keys, mine)
+        return ExpertCosts(seconds.reshape(shape), copies.reshape(shape), active.reshape(shape))
 
-    def _by_spec(self, assignments: Assignments) -> list[tuple[ExpertSpec, npt.NDArray[np.int64] | None]]:
-        """Split rows by what the expert is; None stands for all rows."""
-        if len(self.specs) == 1:
-            return [(self.specs[0], None)]
-        of_row = self.spec_of[assignments.layer, assignments.expert]
-        return [(spec, np.flatnonzero(of_row == index)) for index, spec in enumerate(self.specs)]
-
-    def _grouped(self, assignments: Assignments, counts: RowCounts, keys: npt.NDArray[np.int64]) -> Array:
-        """One kernel per projection and device over all of its experts."""
+    def _on(
+        self,
+        prices: AnalyticCosts,
+        assignments: Assignments,
+        rows: Array,
+        keys: Indices,
+        mine: npt.NDArray[np.bool_] | None,
+    ) -> Array:
+        """Price what one kind of device computes, [keys]."""
         size = self.layers * self.devices
-        works: dict[tuple[int, str], GemmWork] = {}
-        passes = np.zeros(size)
-        launched = np.zeros(size)
-        for spec, rows in self._by_spec(assignments):
-            part = counts if rows is None else counts.take(rows)
-            summed = part.grouped(keys if rows is None else keys[rows], size)
-            for index in range(len(spec.gemms)):
-                work = self._work(summed, spec, index)
-                known = works.get((index, spec.dtype))
-                works[(index, spec.dtype)] = work if known is None else known + work
-            if spec.gemms:
-                passes += summed.rows * self._pass_bytes(spec)
-                launched = np.maximum(launched, np.minimum(summed.active, 1.0))
-        return self._on_devices(list(works.items()), passes, launched * self.kernels.expert_ops)
-
-    def _looped(self, assignments: Assignments, counts: RowCounts, keys: npt.NDArray[np.int64]) -> Array:
-        """One expert after another; the host keeps up only while kernels outlast their launches."""
-        size = self.layers * self.devices
+        of_row = self.spec_of[assignments.layer, assignments.expert] if len(self.specs) > 1 else None
         total = np.zeros(size)
-        for spec, rows in self._by_spec(assignments):
+        calls: dict[str, LayerWork] = {}
+        for index, spec in enumerate(self.specs):
             if not spec.gemms:
                 continue
-            part = counts if rows is None else counts.take(rows)
-            part_keys = keys if rows is None else keys[rows]
-            kind_of_row = self.kind_of[part_keys % self.devices]
-            seconds = np.zeros(part.rows.shape)
-            for kind, device in enumerate(self.kinds):
-                time = memory_seconds(device, part.rows * self._pass_bytes(spec))
-                for index in range(len(spec.gemms)):
-                    time = time + gemm_seconds(device, self._work(part, spec, index), spec.dtype)
-                time = np.maximum(time, part.active * (self.kernels.expert_ops * self._launch(device)))
-                time = time + part.active * (self.kernels.expert_syncs * device.host_sync_s)
-                seconds = np.where(kind_of_row == kind, time, seconds)
-            total += np.bincount(part_keys, weights=seconds, minlength=size)
+            chosen = mine
+            if of_row is not None:
+                chosen = of_row == index if mine is None else mine & (of_row == index)
+            part, part_keys = (rows, keys) if chosen is None else (rows[chosen], keys[chosen])
+            if self.kernels.grouped:
+                work = self._call(prices, spec, part, part_keys)
+                known = calls.get(spec.dtype)
+                calls[spec.dtype] = work if known is None else known.beside(work)
+                extra = np.bincount(part_keys, weights=part, minlength=size) * self._pass_bytes(spec)
+                total += prices.stream(extra)
+            else:
+                seconds = self._one_by_one(prices, spec, part)
+                total += np.bincount(part_keys, weights=seconds, minlength=size)
+        for dtype, work in calls.items():
+            device = work.seconds(prices.expert_layer(dtype).constants)
+            launched = np.minimum(work.launches, 1.0) * (self.kernels.expert_ops * self._launch(prices))
+            total += np.maximum(device, launched)
         return total
 
-    def _work(self, counts: RowCounts, spec: ExpertSpec, index: int) -> GemmWork:
-        gemm = spec.gemms[index]
-        return gemm_work(
-            counts,
-            gemm.n,
-            gemm.k,
+    def _call(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array, keys: Indices) -> LayerWork:
+        """Count a fused call per layer and device over all of its experts of one make."""
+        found: Calibration = prices.expert_layer(spec.dtype)
+        size = self.layers * self.devices
+        here = np.bincount(keys, weights=rows, minlength=size).astype(np.float64)
+        everyone = float(self.setup.tokens.sum())
+        # Copies of a token that reach a device arrive as one token.
+        tokens = reached(here, np.full(size, everyone), self.setup.model.top_k)
+        counts = count_assigned(rows, keys, size, found.kernel, experts=self.held, tokens=tokens)
+        shape = ExpertShape(
+            hidden=float(spec.hidden),
+            intermediate=float(spec.intermediate),
+            gated=len(spec.gemms) > 1 and spec.gemms[0].n > spec.intermediate,
             # Stored bytes per weight, scales of block formats included.
             weight_bytes=spec.bytes / spec.params,
+            dtype=prices.arithmetic(spec.dtype),
             activation_bytes=self.activation,
+            matrices=tuple((float(gemm.n), float(gemm.k)) for gemm in spec.gemms),
         )
+        return layer_work(prices.device, found.kernel, shape, counts)
+
+    def _one_by_one(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array) -> Array:
+        """Price experts run one after another; the host keeps up only while kernels outlast launches."""
+        active = np.minimum(rows, 1.0)
+        time = prices.stream(rows * self._pass_bytes(spec))
+        for gemm in spec.gemms:
+            time = time + prices.gemm(rows, gemm.n, gemm.k, spec.dtype)
+        time = np.maximum(time, active * (self.kernels.expert_ops * self._launch(prices)))
+        return time + active * (self.kernels.expert_syncs * prices.device.host_sync_s)
 
     def _pass_bytes(self, spec: ExpertSpec) -> float:
-        """Bytes of the passes outside the GEMMs, per copy."""
-        elements = (
-            self.kernels.activation_passes * spec.intermediate + self.kernels.expert_passes * self.model_width
-        )
-        return float(elements * self.activation)
+        """Bytes of the passes outside the kernels, per copy."""
+        wide = self.kernels.activation_passes * spec.intermediate
+        return float((wide + self.kernels.expert_passes * self.setup.model.hidden) * self.activation)
 
-    def _launch(self, device: Device) -> float:
-        return 0.0 if self.kernels.graphs else device.launch_s
-
-    def _on_devices(
-        self, works: list[tuple[tuple[int, str], GemmWork]], passes: Array, launches: Array
-    ) -> Array:
-        """Price one kernel per projection on each column's own device."""
-        kind_of_key = np.tile(self.kind_of, self.layers)
-        result = np.zeros(passes.shape)
-        for kind, device in enumerate(self.kinds):
-            time = memory_seconds(device, passes) + launches * self._launch(device)
-            for (_, dtype), work in works:
-                time = time + gemm_seconds(device, work, dtype)
-            result = time if len(self.kinds) == 1 else np.where(kind_of_key == kind, time, result)
-        return result
+    def _launch(self, prices: AnalyticCosts) -> float:
+        return 0.0 if self.kernels.graphs else prices.device.launch_s
 
 
-def _distinct(setup: Setup) -> tuple[list[ExpertSpec], npt.NDArray[np.int64]]:
+def _distinct(setup: Setup) -> tuple[list[ExpertSpec], Indices]:
     """Return the distinct experts and, per MoE layer and expert, which of them it is."""
     specs: dict[ExpertSpec, int] = {}
     table = [[specs.setdefault(expert, len(specs)) for expert in experts] for experts in setup.routed]

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.engine.setup import Setup
-from moesim.hardware.compute import attention_seconds, dense_seconds, memory_seconds
-from moesim.hardware.spec import DTYPE_BYTES, Device
-from moesim.model.spec import LayerSpec
+from moesim.hardware.analytic import AnalyticCosts, AttentionShape
+from moesim.hardware.spec import DTYPE_BYTES
+from moesim.model.spec import AttentionSpec, LayerSpec
 
 Array = npt.NDArray[np.float64]
 
@@ -18,8 +18,10 @@ NORM_PASSES = 10.0
 """Hidden-wide passes of two norms (read, write) and two residual additions (read twice, write)."""
 ATTENTION_OPS = 12
 """Kernels launched per attention block without graphs: norms, projections, rope, core, residual."""
-QUERY_TILE = 128
-"""Queries that share one pass over the KV cache in prefill (FlashAttention-2, section 3.3)."""
+ATTENTION_STREAMS = 3
+"""Of these, kernels that only move data: two norms with the residual addition, and rotary positions."""
+GATE_STREAMS = 2
+"""Kernels that turn router scores into choices: scores to weights, and top-k."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +57,9 @@ def own_costs(setup: Setup) -> OwnCosts:
     shape = (rows, setup.cluster.size)
     costs = OwnCosts(*(np.zeros(shape) for _ in range(5)))
     devices = setup.cluster.devices
-    for kind in dict.fromkeys(devices):
+    for kind, prices in setup.prices.items():
         columns = np.asarray([i for i, device in enumerate(devices) if device == kind])
-        pricer = _Pricer(setup, kind, setup.tokens[columns].astype(np.float64))
+        pricer = _Pricer(setup, prices, setup.tokens[columns].astype(np.float64))
         for row, layer in enumerate(setup.layers):
             pricer.price(costs, row, columns, layer)
         if not setup.workload.moe_only:
@@ -68,13 +70,14 @@ def own_costs(setup: Setup) -> OwnCosts:
 class _Pricer:
     """Prices layers on one kind of device, each distinct layer once."""
 
-    def __init__(self, setup: Setup, device: Device, tokens: Array) -> None:
+    def __init__(self, setup: Setup, prices: AnalyticCosts, tokens: Array) -> None:
         self.setup = setup
-        self.device = device
+        self.prices = prices
         self.tokens = tokens
+        self.busy = np.minimum(tokens, 1.0)
         self.model = setup.model
         self.activation = DTYPE_BYTES[self.model.activation_dtype]
-        self.launch = 0.0 if setup.kernels.graphs else device.launch_s
+        self.launch = 0.0 if setup.kernels.graphs else prices.device.launch_s
         self._seen: dict[tuple[object, ...], tuple[Array, ...]] = {}
 
     def price(self, costs: OwnCosts, row: int, columns: npt.NDArray[np.int64], layer: LayerSpec) -> None:
@@ -91,43 +94,42 @@ class _Pricer:
         costs.unpermute[row, columns] = unpermute
 
     def _gemm(self, n: float, k: float, dtype: str | None = None) -> Array:
-        weights = self.model.weight_dtype if dtype is None else dtype
-        return dense_seconds(self.device, self.tokens, n, k, weights, self.model.activation_dtype)
+        return self.prices.gemm(self.tokens, n, k, self.model.weight_dtype if dtype is None else dtype)
 
-    def _passes(self, rows: Array, width: float, passes: float) -> Array:
-        return memory_seconds(self.device, rows * (width * passes * self.activation))
+    def _passes(self, rows: Array, width: float, passes: float, kernels: int = 1) -> Array:
+        return self.prices.stream(rows * (width * passes * self.activation), kernels * np.minimum(rows, 1.0))
+
+    def _launched(self, seconds: Array, kernels: int) -> Array:
+        """Return the time of kernels that the host launches ahead of the device, which may wait for it."""
+        return np.maximum(seconds, self.busy * (kernels * self.launch))
 
     def _attention(self, layer: LayerSpec) -> Array:
-        spec, context = layer.attention, self.setup.workload.context
-        time = self._passes(self.tokens, self.model.hidden, NORM_PASSES) + ATTENTION_OPS * self.launch
+        spec, context = layer.attention, float(self.setup.workload.context)
+        time = self._passes(self.tokens, self.model.hidden, NORM_PASSES, ATTENTION_STREAMS)
         for gemm in spec.gemms(self.model.hidden):
             time = time + self._gemm(gemm.n, gemm.k)
+        shape = _core(spec, self.activation)
         if self.setup.workload.phase == "decode":
-            reach, shared_by = float(context), 1
+            core = self.prices.attention(shape, "decode", self.tokens, self.busy, context)
         else:
-            # A prompt's token sees the tokens before it: half the prompt on average.
-            reach, shared_by = (context + 1) / 2, QUERY_TILE
-        core = attention_seconds(
-            self.device,
-            self.tokens,
-            # Decode multiplies with the compressed cache itself (MLA's absorbed form).
-            spec.score_flops_per_token(reach, absorbed=self.setup.workload.phase == "decode"),
-            spec.kv_bytes_read(reach, self.activation) / shared_by,
-            self.model.activation_dtype,
-        )
-        return time + core
+            # Less than a prompt is a chunk of one, from its middle: it sees half of the rest.
+            prompts = np.maximum(self.tokens / max(context, 1.0), self.busy)
+            new = np.minimum(self.tokens, context)
+            core = self.prices.attention(shape, "prefill", prompts, new, (new + context) / 2)
+        return self._launched(time + core, ATTENTION_OPS)
 
     def _dense(self, layer: LayerSpec) -> Array:
         time = np.zeros_like(self.tokens)
         if layer.dense_intermediate:
             inner = layer.dense_intermediate
-            time = time + self._gemm((layer.ffn_matrices - 1) * inner, self.model.hidden)
-            time = time + self._gemm(self.model.hidden, inner) + self._passes(self.tokens, inner, 3.0)
-            time = time + 3 * self.launch
+            mlp = self._gemm((layer.ffn_matrices - 1) * inner, self.model.hidden)
+            mlp = mlp + self._gemm(self.model.hidden, inner) + self._passes(self.tokens, inner, 3.0)
+            time = time + self._launched(mlp, 3)
         for expert in layer.shared:
+            mlp = self._passes(self.tokens, expert.intermediate, 3.0)
             for gemm in expert.gemms:
-                time = time + self._gemm(gemm.n, gemm.k)
-            time = time + self._passes(self.tokens, expert.intermediate, 3.0) + 3 * self.launch
+                mlp = mlp + self._gemm(gemm.n, gemm.k, expert.dtype)
+            time = time + self._launched(mlp, 3)
         return time
 
     def _routing(self, layer: LayerSpec) -> tuple[Array, Array, Array]:
@@ -135,25 +137,35 @@ class _Pricer:
             nothing = np.zeros_like(self.tokens)
             return nothing, nothing, nothing
         kernels, width = self.setup.kernels, len(layer.experts)
-        host = kernels.layer_ops * self.launch + kernels.layer_syncs * self.device.host_sync_s
         # Routers keep the activations' format when the other weights are quantised.
         scores = self._gemm(width, self.model.hidden, self.model.activation_dtype)
-        gate = scores + self._passes(self.tokens, width, 4.0) + host
+        gate = scores + self._passes(self.tokens, width, 4.0, GATE_STREAMS)
+        waits = self.busy * (kernels.layer_syncs * self.prices.device.host_sync_s)
         copies = self.tokens * layer.top_k
         permute = self._passes(copies, self.model.hidden, kernels.permute_passes)
         unpermute = self._passes(copies, self.model.hidden, kernels.unpermute_passes)
-        return gate, permute, unpermute
+        return self._launched(gate, kernels.layer_ops) + waits, permute, unpermute
 
     def head(self) -> Array:
         """Price the language-model head: one row per decoded token or prompt."""
         rows = self.tokens
         if self.setup.workload.phase == "prefill":
             rows = np.ceil(self.tokens / max(1, self.setup.workload.context))
-        return dense_seconds(
-            self.device,
-            rows,
-            self.model.vocab,
-            self.model.hidden,
-            self.model.activation_dtype,
-            self.model.activation_dtype,
-        )
+        return self.prices.gemm(rows, self.model.vocab, self.model.hidden, self.model.activation_dtype)
+
+
+def _core(spec: AttentionSpec, activation: float) -> AttentionShape:
+    """Return the attention core of a layer."""
+    return AttentionShape(
+        kind=spec.kind,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        v_head_dim=spec.v_head_dim,
+        rope_dim=spec.rope_dim,
+        kv_lora_rank=spec.kv_lora_rank,
+        window=spec.sliding_window,
+        key_bytes=activation,
+        flops=spec.score_flops_per_token(0.0),
+        state_bytes=spec.state_elements * activation,
+    )

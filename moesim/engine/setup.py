@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError, MoesimError, PolicyError
+from moesim.hardware.analytic import AnalyticCosts
+from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.kernels import KernelStyle
+from moesim.hardware.spec import Device
 from moesim.model.spec import ExpertSpec, LayerSpec, ModelSpec
 from moesim.policies.base import ClusterView, Policy
 from moesim.policies.plan import Placement
@@ -52,6 +55,7 @@ class Setup:
         detail: ``array`` (lock-step phases as numpy operations) or ``events`` (a SimPy process per
             device); both give the same times.
         span_steps: number of first steps whose spans are recorded for timelines.
+        calibrations: where the constants of the cost models are looked up.
     """
 
     model: ModelSpec
@@ -63,6 +67,7 @@ class Setup:
     memory: MemoryOptions = MemoryOptions()
     detail: Literal["array", "events"] = "array"
     span_steps: int = 1
+    calibrations: Calibrations = field(default_factory=Calibrations)
 
     def __post_init__(self) -> None:
         """Check that model and routing speak of the same experts."""
@@ -99,6 +104,25 @@ class Setup:
     def expert_bytes(self) -> npt.NDArray[np.float64]:
         """Weight bytes of each routed expert [MoE layers, experts]."""
         return np.asarray([[e.bytes for e in experts] for experts in self.routed], dtype=np.float64)
+
+    @cached_property
+    def prices(self) -> dict[Device, AnalyticCosts]:
+        """What kernels cost on each kind of device."""
+        return {
+            kind: AnalyticCosts(kind, self.calibrations, self.model.activation_dtype, self.kernels.backend)
+            for kind in dict.fromkeys(self.cluster.devices)
+        }
+
+    def check_prices(self) -> None:
+        """Look up the kernels of every kind of expert before anything runs.
+
+        Raises:
+            InputError: nothing is known of the kernels asked for.
+        """
+        for prices in self.prices.values():
+            if self.kernels.grouped:
+                for dtype in {expert.dtype for experts in self.routed for expert in experts if expert.gemms}:
+                    prices.expert_layer(dtype)
 
     @cached_property
     def tokens(self) -> npt.NDArray[np.int64]:

@@ -12,11 +12,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from moesim.errors import InputError, unknown_name
+from moesim.errors import unknown_name
 from moesim.hardware.catalogue import read_data
 from moesim.hardware.grouped_gemm import GroupedConstants
 from moesim.hardware.grouped_kernels import GroupedKernel
-from moesim.hardware.spec import Device
 
 FORMATS: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
     {
@@ -27,6 +26,8 @@ FORMATS: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
         "mxfp4": ("bf16", 0.5 + 1.0 / 32),
         "nvfp4": ("fp4", 0.5 + 1.0 / 16),
         "mxfp4_fp8": ("fp8", 0.5 + 1.0 / 32),
+        "int8": ("int8", 1.0),
+        "fp32": ("fp32", 4.0),
     }
 )
 """Number format of the weights -> format of the arithmetic and bytes per weight, block scales included:
@@ -45,12 +46,14 @@ class Calibration:
         constants: fitted constants.
         source: what they were fitted to and when.
         measured: False for constants that come from other devices or another format.
+        backend: software and kernel family.
     """
 
     kernel: GroupedKernel
     constants: GroupedConstants
     source: str
     measured: bool
+    backend: str = ""
 
 
 @cache
@@ -79,27 +82,15 @@ def kernel_for(backend: str, dtype: str) -> GroupedKernel:
     raise unknown_name("family of grouped kernels", family[:60], {name.partition("/")[0] for name in table})
 
 
-def grouped_calibration(device: Device, dtype: str = "bf16", backend: str = "vllm/triton") -> Calibration:
-    """Return the constants for a device, or generic ones if it was not measured.
+def grouped_entries() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
+    """Return constants by device and ``software/family/format``."""
+    table: Mapping[str, Mapping[str, Mapping[str, float]]] = _data()["grouped_gemm"]
+    return table
 
-    Args:
-        device: the device; its name is looked up.
-        dtype: number format of the weights.
-        backend: software and kernel family.
 
-    Raises:
-        InputError: no such format or kernel family, or nothing at all is known of their combination.
-    """
-    kernel = kernel_for(backend, dtype)
-    entries = _data()["grouped_gemm"]
-    for name in (device.name, GENERIC):
-        entry = entries.get(name, {}).get(f"{backend}/{dtype}")
-        if entry is not None:
-            where = f"grouped_gemm.{name}.{backend}/{dtype}"
-            constants = GroupedConstants.from_mapping(entry, where)
-            return Calibration(kernel, constants, str(_data()["source"]), measured=name != GENERIC)
-    message = f"there are no constants of '{backend}' kernels for '{dtype}' weights"
-    raise InputError(message, hint=f"calibrated: {', '.join(sorted(entries.get(GENERIC, {})))}")
+def grouped_source() -> str:
+    """Return what the package's constants were fitted to and when."""
+    return str(_data()["source"])
 
 
 def _check_format(dtype: str) -> None:

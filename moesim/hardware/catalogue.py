@@ -29,6 +29,7 @@ _KEYS = (
     "launch",
     "host_sync",
     "power_w",
+    "kin",
     "aliases",
     "confidence",
     "sources",
@@ -177,19 +178,21 @@ def device_from_mapping(mapping: object, where: str = "") -> Device:
             bandwidth=memory.quantity("bandwidth", "B/s"),
         ),
         compute_units=fields.count("compute_units", DEFAULT_COMPUTE_UNITS),
-        gemm_efficiency=fields.share("gemm_efficiency", 0.7),
-        memory_efficiency=fields.share("memory_efficiency", 0.8),
+        gemm_efficiency=_stated(fields, "gemm_efficiency"),
+        memory_efficiency=_stated(fields, "memory_efficiency"),
         launch_s=fields.quantity("launch", "s", 4e-6),
         host_sync_s=fields.quantity("host_sync", "s", 20e-6),
         power_w=power or None,
+        kin=_canonical(fields.text("kin", "")) if "kin" in fields else None,
         sources=_sources(fields),
     )
 
 
 def _merged(fields: Fields) -> dict[str, Any]:
     """Lay a description over the catalogued device that it names as its base."""
-    base = _raw_entries()[_canonical(fields.text("base", ""))]
-    merged = {**base, **fields.mapping}
+    canonical = _canonical(fields.text("base", ""))
+    base = _raw_entries()[canonical]
+    merged = {"kin": canonical, **base, **fields.mapping}
     merged.pop("base")
     merged.setdefault("name", f"{fields.mapping['base']} (changed)")
     for key in ("peak_flops", "memory"):
@@ -197,6 +200,11 @@ def _merged(fields: Fields) -> dict[str, Any]:
         if isinstance(given, Mapping):
             merged[key] = {**base[key], **given}
     return merged
+
+
+def _stated(fields: Fields, key: str) -> float | None:
+    """Return an efficiency that the description states."""
+    return fields.share(key, 1.0) if key in fields else None
 
 
 def _sources(fields: Fields) -> tuple[str, ...]:

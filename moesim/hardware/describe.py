@@ -13,6 +13,7 @@ from typing import Any
 
 from moesim import units
 from moesim.hardware.catalogue import catalogue_entry, device_names, source_texts
+from moesim.hardware.dense_constants import gemm_entries
 from moesim.hardware.presets import cluster_names, load_cluster, preset_mappings
 
 
@@ -25,6 +26,7 @@ def device_table() -> str:
         "units",
         "GEMM",
         "memory eff.",
+        "calibrated as",
         "confidence",
         "sources",
     )
@@ -47,13 +49,18 @@ def device_table() -> str:
                 peaks,
                 size,
                 f"{device.compute_units}{marks['compute_units']}",
-                f"{device.gemm_efficiency:g}{marks['gemm_efficiency']}",
-                f"{device.memory_efficiency:g}" + ("\\*" if "memory_efficiency" in entry.unverified else ""),
+                _share(device.gemm_efficiency) + marks["gemm_efficiency"],
+                _share(device.memory_efficiency) + ("\\*" if "memory_efficiency" in entry.unverified else ""),
+                device.kin or (name if name in gemm_entries() else "generic"),
                 entry.confidence,
                 ", ".join(text.split(":")[0] for text in device.sources),
             )
         )
     return _table(head, rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 def device_notes() -> str:

@@ -82,6 +82,7 @@ class ExpertShape:
         weight_bytes: bytes per weight, scales included.
         dtype: format of the arithmetic, a key of ``Device.peak_flops``.
         activation_bytes: bytes per element of rows passed between kernels.
+        matrices: (n, k) of each GEMM in the order they run; by default those of a gated or plain MLP.
     """
 
     hidden: float | Array
@@ -90,6 +91,15 @@ class ExpertShape:
     weight_bytes: float = 2.0
     dtype: str = "bf16"
     activation_bytes: float = 2.0
+    matrices: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def gemms(self) -> tuple[tuple[float | Array, float | Array], ...]:
+        """(n, k) of each GEMM."""
+        if self.matrices:
+            return self.matrices
+        wide = (2.0 if self.gated else 1.0) * self.intermediate
+        return ((wide, self.hidden), (self.hidden, self.intermediate))
 
 
 def expert_layer_seconds(
@@ -109,10 +119,10 @@ class LayerWork:
     """Ideal seconds of the parts of a layer, so that constants can be fitted without recounting.
 
     Attributes:
-        weights: weights at full bandwidth, per GEMM [2, ...].
-        arithmetic: padded arithmetic at full rate, per GEMM [2, ...].
-        tiles: tiles per unit over both GEMMs, [...].
-        depth: inner extents over both GEMMs, [...].
+        weights: weights at full bandwidth, per GEMM [GEMMs, ...].
+        arithmetic: padded arithmetic at full rate, per GEMM [GEMMs, ...].
+        tiles: tiles per unit over all GEMMs, [...].
+        depth: inner extents over all GEMMs, [...].
         passes: passes at full bandwidth, [...].
         launches: launches relative to that of an empty call; 0 where there is nothing to do, [...].
         overlap: exponent ``p``.
@@ -125,6 +135,18 @@ class LayerWork:
     passes: Array
     launches: Array
     overlap: float
+
+    def beside(self, other: LayerWork) -> LayerWork:
+        """Join other experts to the same call, which is launched once."""
+        return LayerWork(
+            weights=np.concatenate([self.weights, other.weights]),
+            arithmetic=np.concatenate([self.arithmetic, other.arithmetic]),
+            tiles=self.tiles + other.tiles,
+            depth=np.maximum(self.depth, other.depth),
+            passes=self.passes + other.passes,
+            launches=np.maximum(self.launches, other.launches),
+            overlap=self.overlap,
+        )
 
     def seconds(self, constants: GroupedConstants) -> Array:
         """Price the work."""
@@ -141,18 +163,20 @@ def layer_work(device: Device, kernel: GroupedKernel, shape: ExpertShape, counts
     halves = 2.0 if shape.gated else 1.0
     hidden = np.asarray(shape.hidden, dtype=np.float64)
     inner = np.asarray(shape.intermediate, dtype=np.float64)
-    first = _gemm_work(device, kernel, shape, counts, halves * inner, hidden, 1.0)
-    slow = np.where(inner % 16 == 0, 1.0, kernel.unaligned)
-    second = _gemm_work(device, kernel, shape, counts, hidden, inner, slow)
+    gemms = [(np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)) for n, k in shape.gemms]
+    works = [
+        _gemm_work(device, kernel, shape, counts, n, k, np.where(k % 16 == 0, 1.0, kernel.unaligned))
+        for n, k in gemms
+    ]
     rows = counts.pairs if kernel.all_pairs else counts.rows
     between = rows * (inner * (2.0 * halves + 1.0) + 2.0 * hidden)
     around = (counts.rows + kernel.token_passes * counts.tokens) * hidden
     busy = np.minimum(counts.rows, 1.0)
     return LayerWork(
-        weights=np.stack([first[0], second[0]]),
-        arithmetic=np.stack([first[1], second[1]]),
-        tiles=(first[2] + second[2]) / device.compute_units,
-        depth=busy * (hidden + inner),
+        weights=np.stack([work[0] for work in works]),
+        arithmetic=np.stack([work[1] for work in works]),
+        tiles=sum((work[2] for work in works), np.zeros(busy.shape)) / device.compute_units,
+        depth=busy * sum((k for _, k in gemms), np.zeros(())),
         passes=(between + around) * (shape.activation_bytes / device.memory.bandwidth),
         launches=busy * (1.0 + kernel.growth * np.log2(1.0 + counts.pairs)),
         overlap=kernel.overlap,

@@ -122,3 +122,34 @@ def count_groups(
     blocks = np.ceil(groups / height[..., None]).sum(axis=-1)
     pairs = np.maximum(call * top_k, rows)
     return GroupCounts(rows, active, blocks, height, pairs, blocks + (pairs - rows) / height, call)
+
+
+def count_assigned(
+    copies: npt.ArrayLike,
+    keys: npt.NDArray[np.int64],
+    size: int,
+    kernel: GroupedKernel,
+    *,
+    experts: npt.ArrayLike,
+    tokens: npt.ArrayLike,
+) -> GroupCounts:
+    """Count rows and blocks of many calls from a list of their experts.
+
+    Args:
+        copies: rows of each listed expert, [entries].
+        keys: the call to which each belongs, int64 [entries].
+        size: number of calls.
+        kernel: how it cuts.
+        experts: experts on the device of each call, [size].
+        tokens: tokens that reach each call, [size].
+    """
+    listed = np.asarray(copies, dtype=np.float64)
+
+    def total(values: Array) -> Array:
+        return np.asarray(np.bincount(keys, weights=values, minlength=size), dtype=np.float64)
+
+    rows, active = total(listed), total((listed > 0).astype(np.float64))
+    call = np.minimum(np.asarray(tokens, dtype=np.float64), rows)
+    height = block_height(kernel, call, experts, rows, active)
+    blocks = total(np.ceil(listed / height[keys]))
+    return GroupCounts(rows, active, blocks, height, rows, blocks, call)

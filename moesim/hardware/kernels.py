@@ -36,9 +36,11 @@ class KernelStyle:
     Attributes:
         name: style name.
         grouped: all experts of a device in one grouped kernel (True) or one after another (False).
+        backend: whose fused expert kernels run, ``software/family`` as in the calibration tables; ``auto``
+            takes those that vLLM runs on the device.
         graphs: launches are recorded once and replayed, so that the host costs nothing per kernel.
-        activation_passes: hidden-wide passes per computed copy outside the GEMMs.
-        expert_passes: model-wide passes per computed copy outside the GEMMs (sort, scatter, weigh).
+        activation_passes: hidden-wide passes per computed copy outside the GEMMs and fused calls.
+        expert_passes: model-wide passes per computed copy outside them (sort, scatter, weigh).
         permute_passes: model-wide passes per sent copy before dispatch.
         unpermute_passes: model-wide passes per sent copy after combine.
         sends: how copies travel: one message per copy (``copies``), one per token and device
@@ -66,8 +68,9 @@ class KernelStyle:
 
     name: str
     grouped: bool = True
+    backend: str = "auto"
     graphs: bool = True
-    activation_passes: float = 3.0
+    activation_passes: float = 0.0
     expert_passes: float = 0.0
     permute_passes: float = 2.0
     unpermute_passes: float = 2.0
@@ -151,10 +154,15 @@ def kernel_style(spec: str | Mapping[str, Any]) -> KernelStyle:
 
 def _checked(key: str, value: Any, default: Any) -> Any:
     """Return a setting of the type of its default."""
-    if isinstance(default, str):
+    if key == "sends":
         if value in SENDS:
             return value
-        raise unknown_name(f"way of sending for '{key}'", str(value), SENDS)
+        raise unknown_name(f"way of sending for '{key}'", str(value)[:60], SENDS)
+    if isinstance(default, str):
+        if isinstance(value, str) and 0 < len(value) <= 60:
+            return value
+        message = f"'{key}' must be a name, got {value!r}"
+        raise InputError(message)
     if isinstance(default, bool):
         if isinstance(value, bool):
             return value

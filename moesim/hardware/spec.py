@@ -39,11 +39,14 @@ class Device:
         peak_flops: dense peak FLOP/s by number format.
         memory: the device's own memory.
         compute_units: SMs, CUs or AI cores over which tiles are spread.
-        gemm_efficiency: share of peak that a large GEMM reaches (0..1].
-        memory_efficiency: share of the memory's bandwidth that streaming kernels reach (0..1].
+        gemm_efficiency: share of peak that a large GEMM reaches (0..1]; None: as calibrated
+            (``moesim.hardware.calibrations``).
+        memory_efficiency: share of the memory's bandwidth that streaming kernels reach (0..1]; None: as
+            calibrated.
         launch_s: time the host needs to launch one kernel without graphs (s).
         host_sync_s: time of one scalar read back to the host, the kernel that makes it included (s).
         power_w: board power (W), if known.
+        kin: measured device of the catalogue with the same chip, whose calibrated constants serve.
         sources: where the numbers come from.
     """
 
@@ -52,11 +55,12 @@ class Device:
     peak_flops: Mapping[str, float] = field(hash=False)
     memory: MemoryTier
     compute_units: int
-    gemm_efficiency: float = 0.7
-    memory_efficiency: float = 0.8
+    gemm_efficiency: float | None = None
+    memory_efficiency: float | None = None
     launch_s: float = 4e-6
     host_sync_s: float = 20e-6
     power_w: float | None = None
+    kin: str | None = None
     sources: tuple[str, ...] = field(default_factory=tuple)
 
     def flops(self, dtype: str) -> float:

@@ -14,6 +14,7 @@ from moesim.scenario.what import CatalogueCluster, CatalogueModel, ConfigModel
 
 if TYPE_CHECKING:
     from moesim.engine.setup import Setup
+    from moesim.hardware.calibrations import Calibrations
     from moesim.hardware.cluster import Cluster
     from moesim.model.spec import ModelSpec
     from moesim.policies.base import Policy
@@ -159,6 +160,18 @@ def kernels_spec(scenario: Scenario) -> str | dict[str, Any]:
     return spec
 
 
+def _calibrations(scenario: Scenario) -> Calibrations:
+    """Return the constants of the cost models."""
+    from moesim.hardware.calibration_file import read_calibration
+    from moesim.hardware.calibrations import Calibrations
+
+    own = scenario.spec.costs.calibration
+    if own is None:
+        return Calibrations()
+    with located(scenario, ("costs", "calibration"), "the calibration cannot be used: "):
+        return read_calibration(scenario.path(own))
+
+
 def build_setup(scenario: Scenario, policy: Policy) -> Setup:
     """Return all that one run of one policy needs, checked against each other.
 
@@ -183,6 +196,9 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         memory=MemoryOptions(memory.replicated_experts, memory.other_inputs, memory.reserve),
         detail=scenario.engine.detail,
         span_steps=scenario.engine.spans,
+        calibrations=_calibrations(scenario),
     )
     check_placement(scenario, policy, setup.view)
+    with located(scenario, ("kernels",)):
+        setup.check_prices()
     return setup

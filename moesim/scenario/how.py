@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from moesim.scenario.alternatives import FULL, SHORT, FromName, name_or_mapping, one_of
-from moesim.scenario.fields import Bytes, Flag, Name, OpenSection, Section, SpanSteps
+from moesim.scenario.fields import Bytes, FilePath, Flag, Name, OpenSection, Section, SpanSteps
 
 
 class PolicyPart(OpenSection):
@@ -59,6 +59,15 @@ KernelChoice = Annotated[
     Annotated[KernelSection, FromName("base"), Tag(SHORT)] | Annotated[KernelSection, Tag(FULL)],
     one_of(name_or_mapping, "must be the name of a kernel style or a mapping with 'base'"),
 ]
+
+
+class CostsSection(Section):
+    """Where the prices of kernels and transfers come from (see cost-models.md)."""
+
+    calibration: FilePath | None = Field(
+        None,
+        description="Constants fitted to timings of your own; they come before moesim's.",
+    )
 
 
 class MemorySection(Section):

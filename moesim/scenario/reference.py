@@ -45,6 +45,7 @@ _TITLES: Final = {
     "PolicySection": "policies: list of NAME or {name: ...}",
     "PolicyPart": "placement, dispatch: NAME or {kind: ...}",
     "KernelSection": "kernels: NAME or {base: ...}",
+    "CostsSection": "costs",
     "MemorySection": "memory",
     "EngineSection": "engine",
 }

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from moesim.scenario.fields import FilePath, Name, Prose, Section, Seed
 from moesim.scenario.how import (
+    CostsSection,
     EngineSection,
     KernelChoice,
     KernelSection,
@@ -47,6 +48,7 @@ class ScenarioSpec(Section):
         description="How the software runs an MoE layer: `fused` grouped kernels, or `eager` tensor "
         "operations expert by expert.",
     )
+    costs: CostsSection = Field(default_factory=lambda: CostsSection(), description="Where prices come from.")
     memory: MemorySection = Field(
         default_factory=lambda: MemorySection(), description="What else stands in device memory."
     )
