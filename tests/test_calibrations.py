@@ -55,7 +55,7 @@ def test_a_scenario_uses_own_constants(tmp_path: Path) -> None:
         ("gem: {H100-SXM: {}}", ":1:1:", "did you mean 'gemm'"),
         ("gemm: {H100-SXM: {bf16: {mm: 1}}}", ":1:26:", "did you mean 'mma'"),
         ("gemm: {H100-SXM: {bf16: {mma: -1}}}", ":1:31:", "'mma' must be a number above 0, got -1"),
-        ("gemm: {H100-SXM: {bf16: {mma: .nan}}}", ":1:31:", "'mma' must be a number above 0"),
+        ("gemm: {H100-SXM: {bf16: {mma: .nan}}}", ":1:31:", "expected a finite number"),
         ("gemm: {H100-SXM: 3}", ":1:", "must be a mapping"),
         ("attention: {gqa_decod: {H100-SXM: {}}}", ":1:13:", "did you mean 'gqa_decode'"),
         ("attention: {gqa_decode: {X: {bf16: {packing: tight}}}}", ":1:", "'packing' must be one of free"),
@@ -75,7 +75,7 @@ def test_faults_of_a_calibration_are_told_with_their_place(
 
 
 def test_a_missing_calibration_is_named() -> None:
-    with pytest.raises(InputError, match="there is no calibration 'nowhere.yaml'"):
+    with pytest.raises(InputError, match="there is no calibration 'nowhere"):
         read_calibration("nowhere.yaml")
 
 
