@@ -184,6 +184,7 @@ def rack_time(
 
 def norm(parts: tuple[FloatArray, ...], power: float) -> FloatArray:
     """Return (sum of part**power)**(1/power), scaled so that nothing overflows."""
+    parts = tuple(np.broadcast_arrays(*parts))
     largest = np.maximum.reduce(parts)
     scale = np.where(largest > 0, largest, 1.0)
     total = sum(((part / scale) ** power for part in parts), np.zeros_like(largest))
