@@ -1,7 +1,7 @@
 """How a router's group limit thins out the nodes and devices that a token reaches.
 
-DeepSeek-V3 lets a token take experts from 4 of 8 groups. That spares traffic only where a group's experts stand
-close together, so the placement is asked layer by layer; a plan that moves experts' work elsewhere loses it.
+DeepSeek-V3 lets a token take experts from 4 of 8 groups. That spares traffic only where a group's experts
+stand close together, so the placement is asked layer by layer; a plan that moves work elsewhere loses it.
 """
 
 from __future__ import annotations

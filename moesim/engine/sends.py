@@ -49,21 +49,22 @@ def reached(copies: Array, tokens: Array, top_k: int, spared: npt.ArrayLike = 1.
         top_k: copies per token.
         spared: share of the expectation that a group limit leaves, broadcast against ``copies``.
     """
-    draws = np.asarray(tokens * top_k, dtype=np.float64)
+    amounts, draws = np.asarray(copies, dtype=np.float64), np.asarray(tokens * top_k, dtype=np.float64)
     share = np.divide(1.0, draws, out=np.zeros_like(draws), where=draws > 0)
-    expected = np.empty(np.broadcast_shapes(np.shape(copies), draws.shape))
-    by_layer = expected.ndim == 3 and draws.ndim < 3
-    # One layer at a time stays in the cache.
-    for part in range(len(expected)) if by_layer else (...,):
-        chance = np.asarray(copies)[part] * share
-        expected[part] = tokens * _at_least_one(np.asarray(np.minimum(chance, 1.0)), top_k)
+    if amounts.ndim == 3 and draws.ndim < 3:
+        # One layer at a time stays in the cache.
+        expected = np.empty_like(amounts)
+        for layer, part in enumerate(amounts):
+            expected[layer] = tokens * _at_least_one(np.asarray(np.minimum(part * share, 1.0)), top_k)
+    else:
+        expected = np.asarray(tokens * _at_least_one(np.asarray(np.minimum(amounts * share, 1.0)), top_k))
     if np.all(np.asarray(spared) == 1.0):
         return expected
     return np.maximum(expected * spared, copies / top_k)
 
 
 def _at_least_one(chance: Array, draws: int) -> Array:
-    """Return 1 - (1 - chance)**draws as chance * (1 + q + ... + q**(draws - 1)), exact where chance is tiny."""
+    """Return 1 - (1 - chance)**draws as chance * (1 + q + ... + q**(draws - 1)), exact for tiny chances."""
     other = 1.0 - chance
     total, power = np.ones_like(chance), other.copy()
     for bit in bin(draws)[3:]:

@@ -7,9 +7,9 @@ the G-th different group appears nothing is excluded, so it reaches ``min(G, D)`
 number of groups among its k best experts. Within them devices are taken as before, which is within 2 % of
 drawn ones (early draws spread a little wider than uniform ones).
 
-Where several groups share a unit (DeepSeek-V3's eight groups on four nodes), the groups reached are any of all
-groups, and a unit is missed if none of its own is among them. Where a group spans several units, experts are
-drawn among the units of the groups reached.
+Where several groups share a unit (DeepSeek-V3's eight groups on four nodes), the groups reached are any of
+all groups, and a unit is missed if none of its own is among them. Where a group spans several units, experts
+are drawn one by one: among all units until the G-th different group appears, then among those of G groups.
 """
 
 from __future__ import annotations
@@ -69,14 +69,39 @@ def spared(units: int, experts: int, top_k: int, groups: int, limit: int) -> flo
         own = groups // units
 
         def reached(bound: int) -> float:
-            missed = (comb(groups - own, min(c, bound)) / comb(groups, min(c, bound)) for c in range(1, 1 + top_k))
+            missed = (
+                comb(groups - own, min(c, bound)) / comb(groups, min(c, bound)) for c in range(1, 1 + top_k)
+            )
             return sum(chance * (1.0 - miss) for chance, miss in zip(odds, missed, strict=False))
 
         return reached(limit) / reached(groups)
-    within = units * limit / groups
-    # Drawn independently, as units need not divide the experts; below one unit nothing is left to spare.
-    few, many = (size * (1.0 - max(0.0, 1.0 - 1.0 / size) ** top_k) for size in (max(within, 1.0), float(units)))
-    return min(1.0, few / many)
+    per_group = max(1.0, units / groups)
+    few, many = (1.0 - _missed(groups, per_group, top_k, bound) for bound in (limit, groups))
+    return few / many
+
+
+def _missed(groups: int, per_group: float, top_k: int, limit: int) -> float:
+    """Return the chance that a token reaches no expert of one unit of a group of several.
+
+    Experts come one by one and independently. ``apart[n]`` is the chance that they lie in n groups so far,
+    none of them the unit's; ``near[n]`` that one of them is, and the unit itself is still missed.
+    """
+    apart, near = [1.0] + [0.0] * limit, [0.0] * (limit + 1)
+    for _ in range(top_k):
+        apart_next, near_next = [0.0] * (limit + 1), [0.0] * (limit + 1)
+        for seen in range(limit + 1):
+            open_to = limit if seen == limit else groups
+            other = (1.0 - 1.0 / per_group) / open_to
+            if seen == limit:
+                apart_next[seen] += apart[seen]
+                near_next[seen] += near[seen] * ((seen - 1) / open_to + other)
+            else:
+                apart_next[seen] += apart[seen] * seen / open_to
+                apart_next[seen + 1] += apart[seen] * (groups - 1 - seen) / open_to
+                near_next[seen + 1] += apart[seen] * other + near[seen] * (groups - seen) / open_to
+                near_next[seen] += near[seen] * (max(seen - 1, 0) / open_to + other)
+        apart, near = apart_next, near_next
+    return sum(apart) + sum(near)
 
 
 @lru_cache(maxsize=512)

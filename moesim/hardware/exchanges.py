@@ -2,8 +2,8 @@
 
 Each model is the one fitted to measured tables (``moesim.hardware.protocols`` and
 ``moesim.hardware.exchange_kernels``), fed with the busiest device's share of the traffic instead of an even
-one. No exchange ends before its most loaded link has drained, so oversubscribed and shared links hold it up as
-they hold up every other flow. Between nodes the rate is that of the cluster's own NICs and switches.
+one. No exchange ends before its most loaded link has drained, so oversubscribed and shared links hold it up
+as they hold up every other flow. Between nodes the rate is that of the cluster's own NICs and switches.
 
 NCCL's all-to-all spends its link time on a device's own bytes (a copy) and on those of its busier direction;
 latency between nodes is that of the path beyond what a path inside the node takes, which the launch already
@@ -163,9 +163,9 @@ class Exchange:
             if not self.style.nvlink:
                 inside = np.zeros_like(inside)
                 outside = np.maximum(outside, legs.remote.max(axis=1) / self.nic_rate)
-            experts, units = messages.experts * devices, self.kinds[kind].compute_units
-            sizes = (np.asarray(float(value)) for value in (experts, devices, nodes, units))
-            return low_latency_time(tokens, *sizes, inside, outside, constants)
+            group, units = np.asarray(float(devices)), np.asarray(float(self.kinds[kind].compute_units))
+            experts = messages.experts * group
+            return low_latency_time(tokens, experts, group, nodes, units, inside, outside, constants)
         assert isinstance(constants, NormalConstants)
         relayed = np.zeros_like(busiest)
         if self.nodes > 1 and messages.node_pairs is not None:
@@ -175,9 +175,7 @@ class Exchange:
         copying = normal_copying(messages.tokens * row, pairs, relayed, row, sms, constants)
         return normal_time(copying.max(axis=1), inside, outside, row, nodes, constants)
 
-    def _finished(
-        self, legs: Legs, seconds: FloatArray, drain: FloatArray | None = None
-    ) -> CollectiveCost:
+    def _finished(self, legs: Legs, seconds: FloatArray, drain: FloatArray | None = None) -> CollectiveCost:
         """Return a cost that ends no sooner than its links drain, and is 0 where nothing leaves a device."""
         drained = self.network.drain(legs.link_bytes) if drain is None else drain
         busy = np.where(legs.crossing, np.maximum(seconds, drained), 0.0)

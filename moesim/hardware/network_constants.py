@@ -122,6 +122,7 @@ def model_constants(model: str, device: str) -> Mapping[str, float]:
     return {name: float(value) for name, value in models[model][device].items()}
 
 
+@cache
 def has_model(model: str, device: str) -> bool:
     """Tell whether constants of a model are stored for a device."""
     return device in read_data(_FILE)["constants"].get(model, {})
