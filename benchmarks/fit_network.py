@@ -24,7 +24,8 @@ HEADER = """\
 # Constants: fitted by benchmarks/fit_network.py to all rows of aiconfigurator-core 0.12.0 (2026-08,
 # Apache-2.0): collectives to comm/nccl (nccl-tests, 1 KiB to 512 MiB), low_latency and normal to comm/sglang
 # (DeepEP), rack to comm/trtllm (balanced, EP2 to EP64). Terms that only act between nodes come from the one
-# multi-node table (H100). H800 has the constants of H100 (same chip and kernels) behind its own slower link.
+# multi-node table (H100). H800 has the constants of H100 (same chip and kernels) behind its own slower link,
+# GB300 those of GB200 for a rack's kernels (same NVLink).
 # How far predictions are off when fitted without the rows they are scored on: `moesim accuracy`.
 """
 
@@ -41,13 +42,15 @@ LINKS: Mapping[str, str] = {
     "RTX-PRO-6000": "{kind: pcie, rate: 64e9, domain: 8, island: 2}",
 }
 TWINS = {"H800-SXM": "H100-SXM"}
+RACK_TWINS = {"GB300": "GB200"}
 BETWEEN_NODES = ("doubling_s", "relay", "drain_s", "ramp_s")
 MULTI_NODE = "H100-SXM"
 
 
 def show(section: str, fitted: dict[str, dict[str, float]]) -> None:
     print(f"  {section}:")
-    for twin, device in TWINS.items():
+    twins = RACK_TWINS if section.startswith("rack") else TWINS
+    for twin, device in twins.items():
         if device in fitted:
             fitted[twin] = fitted[device]
     for device in LINKS:

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.accuracy import collectives, ep, tables
-from moesim.accuracy.deepep_published import comparison, low_latency
 from moesim.accuracy.protocols import leave_model_out
 from moesim.errors import InputError
-from moesim.hardware.distinct import distinct_limited, distinct_units, pairs_per_token
+from moesim.hardware.distinct import distinct_limited, distinct_units, pairs_per_token, spared
 from moesim.hardware.expert_exchange import (
     LowLatencyConstants,
     NormalConstants,
@@ -138,28 +137,31 @@ def test_destinations_are_those_of_deepeps_test(value, published):
     assert value == pytest.approx(published, abs=0.02)
 
 
+def test_a_group_limit_spares_as_many_nodes_and_devices_as_drawing_shows():
+    rng = np.random.default_rng(0)
+    for nodes in (2, 4, 8, 16):
+        scores = rng.random((10_000, 256))
+        best = scores.reshape(-1, 8, 32).max(axis=2)
+        allowed = np.repeat(best >= np.sort(best, axis=1)[:, [4]], 32, axis=1)
+        drawn = []
+        for ranked in (scores, np.where(allowed, scores, 0.0)):
+            chosen = np.argsort(ranked, axis=1)[:, -8:]
+            drawn.append(np.mean([len(set(row)) for row in (chosen // (256 // nodes)).tolist()]))
+        assert spared(nodes, 256, 8, 8, 4) == pytest.approx(drawn[1] / drawn[0], rel=0.02)
+
+
+@given(st.integers(1, 40), st.sampled_from([1, 2, 4, 8]), st.integers(1, 8))
+def test_a_looser_group_limit_never_spares_more(units, groups, limit):
+    shares = [spared(units, 64, 4, groups, bound) for bound in range(1, groups + 1)]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] <= shares[-1] == 1.0
+    assert spared(units, 64, 4, groups, limit + groups) == 1.0
+
+
 def test_a_device_is_missed_with_the_odds_of_drawing_without_putting_back():
     assert distinct_units(4, 8, 3) == pytest.approx(4 * (1 - comb(6, 3) / comb(8, 3)))
     with pytest.raises(InputError):
         distinct_units(3, 8, 2)
-
-
-def test_without_nvlink_low_latency_is_flat_and_with_it_rises():
-    devices = 8.0 * 2.0 ** np.arange(6)
-    flat, rising = (low_latency("dispatch", devices, nvlink) for nvlink in (False, True))
-    assert flat[-1] / flat[0] < 1.4
-    assert rising[-1] / rising[0] > 2.2
-    assert (np.diff(flat) > 0).all()
-    assert (np.diff(rising) > 0).all()
-    assert (rising <= flat).all()
-
-
-def test_published_times_of_deepep_are_predicted_within_ten_percent_in_the_median():
-    table = comparison()
-    for _, rows in table.groupby(["kernel", "direction"]):
-        assert rows["error"].abs().median() <= 0.10
-    normal = table[table["kernel"] == "normal"]
-    assert normal["error"].abs().max() <= 0.10
 
 
 @measurements

@@ -24,7 +24,7 @@ def test_uniform_routing_reaches_as_many_ranks_as_a_monte_carlo_says() -> None:
 def test_uniform_routing_reaches_as_many_nodes_as_a_monte_carlo_says(nodes: int, expected: float) -> None:
     devices = 8 * nodes
     node_of = np.repeat(np.arange(nodes), 8)
-    sent = once_per_node(uniform(devices, 4096, 8), np.full(devices, 4096.0), 8, node_of)
+    sent = once_per_node(uniform(devices, 4096, 8), np.full(devices, 4096.0), 8, node_of).traffic
     assert sent.matrix is not None
     crossing = sent.matrix[0, 0, node_of != 0].sum() / 4096
     assert crossing == pytest.approx(expected * (nodes - 1) / nodes, rel=0.01)
@@ -42,7 +42,7 @@ def test_a_token_that_sends_all_copies_to_one_device_goes_once() -> None:
 def test_relays_have_the_index_of_the_source() -> None:
     copies = np.zeros((1, 4, 4))
     copies[0, 1, 2] = 8.0
-    sent = once_per_node(Traffic.of_pairs(copies), np.full(4, 8.0), 1, np.asarray([0, 0, 1, 1]))
+    sent = once_per_node(Traffic.of_pairs(copies), np.full(4, 8.0), 1, np.asarray([0, 0, 1, 1])).traffic
     assert sent.matrix is not None
     assert sent.matrix[0, 1, 3] == pytest.approx(8)
     assert sent.matrix[0, 3, 2] == pytest.approx(8)

@@ -1,20 +1,21 @@
 """Prices of what devices exchange under a plan: dispatch, weight moves beside it, and combine.
 
-Dispatch and the weight moves posted with it are awaited together before the experts run, so they form
-one collective: it ends when its most loaded link has drained. The time that the moves add to
-dispatch alone is booked as ``weight_move``.
+The kernel style says which messages carry the copies and which library moves them. Dispatch and the
+weight moves posted with it are awaited together before the experts run, so they form one collective. The
+time that the moves add to dispatch alone is booked as ``weight_move``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.reach import group_spared
 from moesim.engine.sends import once_per_device, once_per_node
 from moesim.engine.setup import Setup
-from moesim.hardware.collectives import all_to_all
+from moesim.hardware.exchanges import Exchange, Messages
 from moesim.hardware.traffic import Traffic
 from moesim.policies.plan import DispatchPlan, WeightMoves
 
@@ -63,40 +64,50 @@ class ExchangePricer:
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
         self.expert_bytes = setup.expert_bytes
+        self.exchange = Exchange(setup.cluster, setup.kernels)
+        self.held = float(setup.placement.experts_per_device.max(initial=1))
+        self.device_spared, self.node_spared = group_spared(setup)
 
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
-        sent = self._sent(plan.traffic)
-        out = all_to_all(self.cluster, sent.scaled(self.dispatch_bytes))
-        back = all_to_all(self.cluster, sent.reversed().scaled(self.token_bytes))
-        joint_links, joint_latency, joint = out.link_bytes, out.latency, out.seconds
-        moved_in = np.zeros((self.layers, self.devices))
+        sent = self._sent(plan)
+        out, legs = self.exchange.cost("dispatch", sent)
+        back, _ = self.exchange.cost("combine", self._returned(sent))
+        joint, moved_in = out, np.zeros((self.layers, self.devices))
         if len(plan.moves):
             weights = self._weights(plan.moves)
-            moving = all_to_all(self.cluster, weights)
             moved_in = weights.inbound - weights.local
-            joint_links = out.link_bytes + moving.link_bytes
-            joint_latency = np.maximum(out.latency, moving.latency)
-            joint = joint_latency + self.network.drain(joint_links)
+            joint = self.exchange.joint(out, legs, weights)
         return ExchangeCosts(
             dispatch=out.seconds,
-            weight_move=np.where(moved_in.any(axis=1), joint - out.seconds, 0.0),
+            weight_move=np.where(moved_in.any(axis=1), joint.seconds - out.seconds, 0.0),
             combine=back.seconds,
-            latency=np.stack([joint_latency, back.latency]),
-            dispatch_links=joint_links,
+            latency=np.stack([joint.latency, back.latency]),
+            dispatch_links=joint.link_bytes,
             combine_links=back.link_bytes,
             moved_bytes=moved_in.sum(axis=1),
-            received=(sent.inbound - sent.local) * self.dispatch_bytes,
+            received=legs.received,
             moved_in=moved_in,
         )
 
-    def _sent(self, copies: Traffic) -> Traffic:
-        """Return the messages that carry the copies."""
-        if self.sends == "copies":
-            return copies
-        if self.sends == "devices":
-            return once_per_device(copies, self.tokens, self.top_k)
-        return once_per_node(copies, self.tokens, self.top_k, self.node_of)
+    def _sent(self, plan: DispatchPlan) -> Messages:
+        """Return the messages that carry the copies to their experts."""
+        traffic, pairs = plan.traffic, None
+        if self.sends != "copies":
+            # Where work moves away from the experts' homes, groups no longer stand together.
+            moved = np.bincount(plan.moves.layer, minlength=self.layers) > 0
+            by_device = np.where(moved, 1.0, self.device_spared)
+            if self.sends == "devices":
+                traffic = once_per_device(traffic, self.tokens, self.top_k, by_device)
+            else:
+                by_node = np.where(moved, 1.0, self.node_spared)
+                relayed = once_per_node(traffic, self.tokens, self.top_k, self.node_of, by_device, by_node)
+                traffic, pairs = relayed.traffic, relayed.node_pairs
+        return Messages(traffic, self.tokens, self.dispatch_bytes, pairs, self.held)
+
+    def _returned(self, sent: Messages) -> Messages:
+        """Return the messages that bring the results back, in full width."""
+        return replace(sent, traffic=sent.traffic.reversed(), row_bytes=self.token_bytes)
 
     def _weights(self, moves: WeightMoves) -> Traffic:
         """Return the bytes of weights that go from device to device."""

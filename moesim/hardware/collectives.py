@@ -106,9 +106,9 @@ def point_to_point(cluster: Fabric, src: int, dst: int, size: npt.ArrayLike) -> 
     network = cluster.network
     _members(network, [src])
     _members(network, [dst])
-    amounts = np.zeros((_sizes(size).size, network.links))
+    amounts = np.zeros((checked_sizes(size).size, network.links))
     path = list(network.path(src, dst))
-    amounts[:, path] = _sizes(size)[:, np.newaxis]
+    amounts[:, path] = checked_sizes(size)[:, np.newaxis]
     crossing = amounts[:, path].any(axis=1)
     latency = np.where(crossing, cluster.collective_latency_s + network.hop_latency[src, dst], 0.0)
     return CollectiveCost(latency + np.where(crossing, network.drain(amounts), 0.0), amounts, latency)
@@ -118,7 +118,7 @@ def _symmetric(
     cluster: Fabric, bytes_per_device: npt.ArrayLike, group: Sequence[int] | None, rounds: int
 ) -> CollectiveCost:
     """Price a collective in which all devices do the same, by its best pattern for each size."""
-    network, sizes = cluster.network, _sizes(bytes_per_device)
+    network, sizes = cluster.network, checked_sizes(bytes_per_device)
     members = _members(network, range(network.devices) if group is None else group)
     best = np.where(sizes > 0, np.inf, 0.0)
     amounts = np.zeros((sizes.size, network.links))
@@ -140,8 +140,12 @@ def _priced(
     return busy, loads
 
 
-def _sizes(size: npt.ArrayLike) -> FloatArray:
-    """Return bytes as [layers]."""
+def checked_sizes(size: npt.ArrayLike) -> FloatArray:
+    """Return bytes as [layers].
+
+    Raises:
+        InputError: an amount that is negative or not finite.
+    """
     sizes = np.atleast_1d(np.asarray(size, dtype=np.float64))
     if not (np.isfinite(sizes).all() and (sizes >= 0).all()):
         message = "a collective needs a finite number of bytes that is not negative"

@@ -20,86 +20,30 @@ groups spread over more buffers and lose rate with the square of their size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError
-from moesim.hardware.network_constants import Constants
+from moesim.hardware.exchange_kernels import (
+    LowLatencyConstants,
+    NormalConstants,
+    RackConstants,
+    low_latency_time,
+    normal_copying,
+    normal_time,
+    rack_time,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class LowLatencyConstants(Constants):
-    """Low-latency kernels.
-
-    Attributes:
-        start_s: launch, flags and first message (s).
-        doubling_s: latency per doubling of the nodes (s).
-        expert_s: latency per expert of a device (s).
-        token_s: work of a block per token (s).
-        nvlink: time over NVLink in units of bytes / datasheet rate.
-        overlap: how much of transfer and latency hide each other (0: they add up).
-    """
-
-    start_s: float
-    doubling_s: float
-    expert_s: float
-    token_s: float
-    nvlink: float
-    overlap: float
-
-
-@dataclass(frozen=True)
-class NormalConstants(Constants):
-    """Normal (high-throughput) kernels.
-
-    Attributes:
-        start_s: launch, flags and first chunk (s).
-        doubling_s: latency per doubling of the nodes (s).
-        row_s: latency per KiB of one token's row, which a warp copies piece by piece (s).
-        pair_s: work of an SM per (token, device) pair (s).
-        drain_s: fill and drain of the pipeline between nodes (s).
-        ramp_s: length of the transfer over which that builds up (s).
-        token_rate: rate at which an SM reads a token's row once (bytes/s).
-        pair_rate: rate at which an SM writes it to one destination (bytes/s).
-        relay: an SM's work per (token, node) pair in units of that per (token, device) pair.
-        nvlink: time over NVLink in units of bytes / datasheet rate.
-        contention: how much less legs disturb each other than if they took turns (0: they add up).
-    """
-
-    start_s: float
-    doubling_s: float
-    row_s: float
-    pair_s: float
-    drain_s: float
-    ramp_s: float
-    token_rate: float
-    pair_rate: float
-    relay: float
-    nvlink: float
-    contention: float
-
-
-@dataclass(frozen=True)
-class RackConstants(Constants):
-    """NVLink all-to-all kernels of a rack.
-
-    Attributes:
-        start_s: launch and flags (s).
-        doubling_s: latency per doubling of the devices (s).
-        token_rate: rate of the local work on tokens (bytes/s).
-        nvlink: time over NVLink in units of bytes / datasheet rate.
-        spread: devices at which that time doubles.
-    """
-
-    start_s: float
-    doubling_s: float
-    token_rate: float
-    nvlink: float
-    spread: float
+__all__ = [
+    "LowLatencyConstants",
+    "NormalConstants",
+    "RackConstants",
+    "low_latency_seconds",
+    "normal_seconds",
+    "rack_seconds",
+]
 
 
 def low_latency_seconds(
@@ -140,11 +84,8 @@ def low_latency_seconds(
     copies = count * k
     inside = copies * row * (g - 1) / devices if nvlink else np.zeros_like(copies)
     leaving = copies * row * (devices - 1) / devices
-    latency = constants.start_s + constants.doubling_s * np.log2(n) + constants.expert_s * total / devices
-    leg = np.maximum(inside / link * constants.nvlink, (leaving - inside) / nic)
-    blocks = np.ceil(total / np.ceil(total / units))
-    leg = leg + count / blocks * constants.token_s
-    busy = _norm((latency, leg), 1.0 + constants.overlap)
+    wire, crossing = inside / link, (leaving - inside) / nic
+    busy = low_latency_time(count, total, devices, n, units, wire, crossing, constants)
     return np.where(copies * row > 0, busy, 0.0)
 
 
@@ -182,16 +123,11 @@ def normal_seconds(
     )
     several = n > 1
     size = count * row
-    relayed = np.where(several, over, 0.0) * constants.relay
-    copying = size / constants.token_rate + size * (to + relayed) / constants.pair_rate
-    copying = (copying + count * to * constants.pair_s) / units
-    wire = size * to * (g - 1) / g / link * constants.nvlink
+    relayed = np.where(several, over, 0.0)
+    copying = normal_copying(size, count * to, count * relayed, row, units, constants)
+    wire = size * to * (g - 1) / g / link
     crossing = np.where(several, size * over * (n - 1) / n / nic, 0.0)
-    leg = _norm((copying, wire, crossing), 1.0 + constants.contention)
-    latency = constants.start_s + constants.doubling_s * np.log2(n) + constants.row_s * row / 1024
-    fill = leg + constants.ramp_s
-    drain = constants.drain_s * np.divide(leg, fill, out=np.zeros_like(leg), where=fill > 0)
-    return np.where(size > 0, latency + leg + np.where(several, drain, 0.0), 0.0)
+    return np.where(size > 0, normal_time(copying, wire, crossing, row, n, constants), 0.0)
 
 
 def rack_seconds(
@@ -209,11 +145,9 @@ def rack_seconds(
     """
     count, to, row, n, link = _arrays(tokens, device_pairs, row_bytes, devices, rate, positive=2)
     size = count * row
-    slower = 1.0 + (n / constants.spread) ** 2
-    wire = size * to * (n - 1) / n / link * constants.nvlink * slower
-    local = size / constants.token_rate
-    latency = constants.start_s + constants.doubling_s * np.log2(n)
-    return np.where(size > 0, latency + wire + local, 0.0)
+    wire = size * to * (n - 1) / n / link
+    busy = rack_time(size, wire, np.zeros_like(wire), n, constants)
+    return np.where(size > 0, busy, 0.0)
 
 
 def _arrays(*values: npt.ArrayLike, positive: int) -> tuple[FloatArray, ...]:
@@ -227,11 +161,3 @@ def _arrays(*values: npt.ArrayLike, positive: int) -> tuple[FloatArray, ...]:
             message = "an exchange of tokens needs devices, SMs and links of a rate above zero"
             raise InputError(message)
     return tuple(np.asarray(array) for array in arrays)
-
-
-def _norm(parts: tuple[FloatArray, ...], power: float) -> FloatArray:
-    """Return (sum of part**power)**(1/power), scaled so that nothing overflows."""
-    largest = np.maximum.reduce(parts)
-    scale = np.where(largest > 0, largest, 1.0)
-    total = sum(((part / scale) ** power for part in parts), np.zeros_like(largest))
-    return np.asarray(largest * np.asarray(total) ** (1.0 / power))

@@ -10,6 +10,11 @@ SalesforceAIResearch/LeastLoadedEP @0349746, ``llep_ffn_forward``, ``llep_forwar
 half reads the full line and writes once, ...). ``fused``: the operands of two grouped GEMMs with a
 gated activation between them, and one gather on the way out and back. ``deepep``: the same with tokens
 sent once per node in fp8 with a 4-byte scale per 128 elements and results returned in bf16 (DeepEP README).
+``deepep_low_latency``: the same with one message per copy. ``rack``: the same with one message per token and
+device, as the NVLink kernels of TensorRT-LLM send them.
+
+A style also names the library that moves tokens (``exchange``), whose measured times by size are used where
+it was measured on the device; ``moesim.hardware.exchanges`` prices it.
 """
 
 from __future__ import annotations
@@ -23,6 +28,16 @@ from moesim.errors import InputError, unknown_name
 
 SENDS: Final = ("copies", "devices", "nodes")
 """Ways in which token copies travel."""
+
+EXCHANGES: Final = ("nccl", "deepep_normal", "deepep_low_latency", "rack", "plain")
+"""Libraries that move tokens; ``plain`` is a fixed latency and links that drain."""
+
+_SENDS_OF: Final[Mapping[str, str]] = MappingProxyType(
+    {"deepep_normal": "nodes", "deepep_low_latency": "copies", "rack": "devices"}
+)
+_CHOICES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = MappingProxyType(
+    {"sends": ("way of sending for 'sends'", SENDS), "exchange": ("exchange", EXCHANGES)}
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,13 @@ class KernelStyle:
         unpermute_passes: model-wide passes per sent copy after combine.
         sends: how copies travel: one message per copy (``copies``), one per token and device
             (``devices``), or one per token and node, handed on inside the node (``nodes``).
+        exchange: the library that moves them: ``nccl`` (all-to-all of any amounts), DeepEP's normal or
+            low-latency kernels, the NVLink kernels of a ``rack``, or ``plain``: a fixed latency and links
+            that drain, also used instead of the others on devices where they were not measured.
+        exchange_sms: compute units that its kernels hold while they run; 0 if none are held, or if that
+            is not known (``nccl``, ``rack``). DeepSeek-V3's report gives 20, DeepEP's tables are of 24.
+        nvlink: low-latency kernels send copies inside a node over the node's own links; before 2025-06
+            DeepEP sent all of them over the NIC.
         dispatch_width: bytes sent per copy on dispatch, as a share of the activation's bytes (fp8 with
             block scales of 128: 0.516).
         layer_ops: kernels launched per MoE layer outside the experts.
@@ -75,6 +97,9 @@ class KernelStyle:
     permute_passes: float = 2.0
     unpermute_passes: float = 2.0
     sends: Literal["copies", "devices", "nodes"] = "copies"
+    exchange: Literal["nccl", "deepep_normal", "deepep_low_latency", "rack", "plain"] = "nccl"
+    exchange_sms: int = 0
+    nvlink: bool = True
     dispatch_width: float = 1.0
     layer_ops: int = 12
     layer_syncs: int = 0
@@ -93,6 +118,20 @@ class KernelStyle:
     combine_received: float = 1.0
     combine_sent: float = 1.0
     combine_tokens: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check that the library sends in the way that is asked for, and has compute units to run on."""
+        needs = _SENDS_OF.get(self.exchange, self.sends)
+        if self.sends != needs:
+            message = f"the exchange '{self.exchange}' sends per {needs}, not per {self.sends}"
+            raise InputError(message, hint=f"use 'sends: {needs}' or 'exchange: nccl'")
+        if self.exchange == "deepep_normal" and self.exchange_sms < 1:
+            message = "the exchange 'deepep_normal' needs 'exchange_sms' of at least 1"
+            raise InputError(message, hint="20 in DeepSeek-V3's report, 24 in DeepEP's tables")
+
+    def sm_share(self, compute_units: int) -> float:
+        """Return the share of a device's compute units that its exchange kernels hold while they run."""
+        return min(1.0, self.exchange_sms / compute_units)
 
 
 _FUSED = KernelStyle(name="fused")
@@ -124,9 +163,21 @@ _EAGER = KernelStyle(
     combine_tokens=1.0,
 )
 
-_DEEPEP = KernelStyle(name="deepep", sends="nodes", dispatch_width=0.5 * (1 + 4 / 128))
+_FP8_WIDTH: Final = 0.5 * (1 + 4 / 128)
 
-_STYLES: Mapping[str, KernelStyle] = MappingProxyType({"fused": _FUSED, "eager": _EAGER, "deepep": _DEEPEP})
+_DEEPEP = KernelStyle(
+    name="deepep", sends="nodes", exchange="deepep_normal", exchange_sms=20, dispatch_width=_FP8_WIDTH
+)
+
+_LOW_LATENCY = KernelStyle(
+    name="deepep_low_latency", exchange="deepep_low_latency", dispatch_width=_FP8_WIDTH
+)
+
+_RACK = KernelStyle(name="rack", sends="devices", exchange="rack", dispatch_width=_FP8_WIDTH)
+
+_STYLES: Mapping[str, KernelStyle] = MappingProxyType(
+    {style.name: style for style in (_FUSED, _EAGER, _DEEPEP, _LOW_LATENCY, _RACK)}
+)
 
 
 def kernel_style(spec: str | Mapping[str, Any]) -> KernelStyle:
@@ -149,15 +200,20 @@ def kernel_style(spec: str | Mapping[str, Any]) -> KernelStyle:
         if key not in known:
             raise unknown_name("kernel setting", str(key), [*known, "base"])
         chosen[key] = _checked(key, value, known[key])
+    if "exchange" in spec:
+        chosen["sends"] = spec.get("sends", _SENDS_OF.get(chosen["exchange"], chosen["sends"]))
+        if "exchange_sms" not in spec and chosen["exchange"] != base.exchange:
+            chosen["exchange_sms"] = _DEEPEP.exchange_sms if chosen["exchange"] == _DEEPEP.exchange else 0
     return KernelStyle(name=f"{base.name} (changed)", **chosen)
 
 
 def _checked(key: str, value: Any, default: Any) -> Any:
     """Return a setting of the type of its default."""
-    if key == "sends":
-        if value in SENDS:
+    if key in _CHOICES:
+        kind, options = _CHOICES[key]
+        if value in options:
             return value
-        raise unknown_name(f"way of sending for '{key}'", str(value)[:60], SENDS)
+        raise unknown_name(kind, str(value)[:60], options)
     if isinstance(default, str):
         if isinstance(value, str) and 0 < len(value) <= 60:
             return value

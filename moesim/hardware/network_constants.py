@@ -120,3 +120,9 @@ def model_constants(model: str, device: str) -> Mapping[str, float]:
         raise unknown_name(f"device with measured '{model}'", device, models[model])
     # YAML 1.1 takes 1e-05 for a word.
     return {name: float(value) for name, value in models[model][device].items()}
+
+
+@cache
+def has_model(model: str, device: str) -> bool:
+    """Tell whether constants of a model are stored for a device."""
+    return device in read_data(_FILE)["constants"].get(model, {})

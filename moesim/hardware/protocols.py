@@ -96,12 +96,26 @@ def collective_seconds(
     steps, ends, through = shares(operation, count)
     crowd = constants.crowding ** np.log2(np.maximum(count / alone, 1.0))
     link = amount / speed * (ends * constants.ends + through * constants.through) * crowd
-    base = constants.start_s + steps * constants.step_s
-    medium = base + constants.medium_s
-    small_time = base + link * (1 + constants.small_waste)
-    medium_time = medium + link * (1 + constants.medium_waste)
-    best = np.minimum(np.minimum(small_time, medium_time), medium + constants.bulk_s + link)
+    best = cheapest_protocol(constants.start_s + steps * constants.step_s, link, constants)
     return np.where((amount > 0) & (count > 1), best, 0.0)
+
+
+def cheapest_protocol(
+    base: FloatArray, link: FloatArray, constants: CollectiveConstants, floor: npt.ArrayLike = 0.0
+) -> FloatArray:
+    """Return the time of the protocol that is done first, elementwise (s).
+
+    Args:
+        base: launch and steps (s).
+        link: time of a device's link at its full rate (s).
+        constants: of the operation.
+        floor: time in which shared links drain, whatever the protocol (s).
+    """
+    medium = base + constants.medium_s
+    small_time = base + np.maximum(link * (1 + constants.small_waste), floor)
+    medium_time = medium + np.maximum(link * (1 + constants.medium_waste), floor)
+    bulk_time = medium + constants.bulk_s + np.maximum(link, floor)
+    return np.minimum(np.minimum(small_time, medium_time), bulk_time)
 
 
 def shares(operation: Operation, devices: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -23,6 +23,7 @@ _KEYS: Final = (
     "dense_intermediate_size", "ffn_matrices", "moe_layers", "num_routed_experts", "moe_intermediate_size",
     "experts", "expert_bias", "top_k", "num_shared_experts", "shared_intermediate_size", "attention",
     "alternate_attention", "weight_dtype", "expert_dtype", "activation_dtype", "n_group",
+    "topk_group",
 )  # fmt: skip
 _GROUP_KEYS: Final = ("count", "kind", "intermediate_size", "rank", "matrices", "bias", "params", "dtype")
 
@@ -72,6 +73,7 @@ def model_from_mapping(mapping: Mapping[str, Any]) -> ModelSpec:
         weight_dtype=weight,
         activation_dtype=activation,
         n_group=_groups(top, len(experts)),
+        topk_group=_group_limit(top, len(experts), top_k),
         source=top.text("source", ""),
         reported=_reported(top.section("reported")),
     )
@@ -82,6 +84,15 @@ def _groups(top: Fields, experts: int) -> int:
     if experts % groups:
         raise top.error("n_group", f"must divide the number of experts, {experts}", groups)
     return groups
+
+
+def _group_limit(top: Fields, experts: int, top_k: int) -> int:
+    """Return the groups that a token may take experts from, 0 for all."""
+    groups = _groups(top, experts)
+    limit = top.integer("topk_group", 0, low=0, high=groups)
+    if limit and limit * (experts // groups) < top_k:
+        raise top.error("topk_group", f"leaves fewer experts than the {top_k} that a token takes", limit)
+    return limit
 
 
 def _experts(top: Fields, hidden: int, matrices: int, dtype: str) -> tuple[ExpertSpec, ...]:

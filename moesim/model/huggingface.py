@@ -165,6 +165,7 @@ def translate(data: object) -> dict[str, Any]:
         "shared_intermediate_size": _shared_width(config, kind, width),
         "expert_bias": kind == "gpt_oss",
         "n_group": groups,
+        "topk_group": _group_limit(config, groups, experts, top_k),
         **attentions(config, count, hidden),
         **stored_formats(config),
     }
@@ -197,3 +198,9 @@ def _unfolded(mapping: dict[str, Any], dense: int) -> dict[str, Any]:
         "dense_intermediate_size": dense,
         "shared_intermediate_size": dense,
     }
+
+
+def _group_limit(config: Fields, groups: int, experts: int, top_k: int) -> int:
+    """Return the groups that a token may take experts from, 0 for all or where the key makes no sense."""
+    limit = config.integer("topk_group", 0, low=0, high=MAX_EXPERTS) or 0
+    return limit if limit < groups and limit * (experts // groups) >= top_k else 0

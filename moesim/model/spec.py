@@ -57,6 +57,7 @@ class ModelSpec:
         weight_dtype: format of attention and dense matrices; each expert has its own.
         activation_dtype: format of activations, KV cache, embeddings, router and norms.
         n_group: groups of experts in group-limited routing.
+        topk_group: groups that a token may take experts from; 0 for all of them.
         source: where the dimensions come from.
         reported: published counts.
     """
@@ -69,6 +70,7 @@ class ModelSpec:
     weight_dtype: str = "bf16"
     activation_dtype: str = "bf16"
     n_group: int = 1
+    topk_group: int = 0
     source: str = ""
     reported: Reported = field(default_factory=Reported)
 
