@@ -9,6 +9,7 @@ from typing import Final
 CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
     {
         "attention": "attention and its projections",
+        "all_reduce": "summing what tensor-parallel devices hold parts of",
         "dense": "dense feed-forward layers and shared experts",
         "gate": "router scores and top-k choice",
         "permute": "sorting token copies by expert before dispatch",

@@ -322,4 +322,4 @@ def test_messages_once_per_node_are_worked_out_quickly() -> None:
 
 
 def test_module_says_which_models_it_prices() -> None:
-    assert set(exchanges._MODELS) | {"plain"} == set(EXCHANGES)
+    assert set(exchanges._MODELS) | {"plain", "gather"} == set(EXCHANGES)

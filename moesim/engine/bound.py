@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.engine.own_costs import OwnCosts
+from moesim.engine.parallel import Parallelism
 from moesim.engine.setup import Setup
 from moesim.hardware.analytic import Floors
 from moesim.hardware.spec import DTYPE_BYTES, Device
@@ -45,8 +46,12 @@ class BoundPricer:
         prices = {expert: _Price.of(setup, expert) for expert in distinct}
         # Seconds under each weighting [weightings, MoE layers, experts].
         tables = []
+        parts = setup.parallel.expert_tp  # devices that each do their share of an expert's work
         for share in _weightings(setup, prices):
-            cheapest = {expert: price.cheapest(share) for expert, price in prices.items()}
+            cheapest = {
+                expert: tuple(parts * part for part in price.cheapest(share))
+                for expert, price in prices.items()
+            }
             tables.append([[cheapest[expert] for expert in experts] for experts in setup.routed])
         self.arithmetic, self.traffic, self.weights = np.moveaxis(np.asarray(tables), 3, 0)
         self.expert_bytes = setup.expert_bytes
@@ -62,9 +67,14 @@ class BoundPricer:
             setup.cluster.device_nodes, data="bandwidth"
         )
         self.ingress = float(sum(bandwidth for _, _, bandwidth in entries))
+        # Tensor-parallel devices may have the tokens already.
+        self.shared_tokens = setup.parallel != Parallelism()
         # Where tokens are sent once per device or node, one message may carry all of a token's copies.
-        shared_by = 1 if setup.kernels.sends == "copies" else setup.model.top_k
-        self.pair_bytes = float(setup.model.token_bytes) * (1.0 + setup.kernels.dispatch_width) / shared_by
+        alone = setup.kernels.sends == "copies" and not setup.gathers
+        shared_by = 1 if alone else setup.model.top_k
+        # Sums of results may be made on the way.
+        both_ways = setup.kernels.dispatch_width + (0.0 if setup.gathers else 1.0)
+        self.pair_bytes = float(setup.model.token_bytes) * both_ways / shared_by
 
     def layers(self, load: Load) -> Array:
         """Return the bound of every transformer layer, network apart [layers]."""
@@ -81,7 +91,11 @@ class BoundPricer:
         It bounds the sum over layers only: a policy may keep other experts at home than the ones
         counted here.
         """
-        if self.setup.cluster.size == 1 or float(self.room.min()) >= load.layers * load.experts:
+        if (
+            self.setup.cluster.size == 1
+            or self.shared_tokens
+            or float(self.room.min()) >= load.layers * load.experts
+        ):
             return 0.0
         total = 0.0
         if load.is_pooled:
@@ -185,7 +199,7 @@ def _own_bound(own: OwnCosts, moe_rows: npt.NDArray[np.int64]) -> Array:
     devices, and the wait that cannot be avoided with the layer that ends the segment.
     """
     before, after = own.segments(moe_rows)
-    fixed = (own.attention + own.dense + own.gate + own.permute + own.unpermute).mean(axis=1)
+    fixed = own.total.mean(axis=1)
     fixed[moe_rows] += before.max(axis=1) - before.mean(axis=1)
     fixed[-1] += after.max() - after.mean()
     return np.asarray(fixed)

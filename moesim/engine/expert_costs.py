@@ -107,10 +107,13 @@ class ExpertPricer:
         found: Calibration = prices.expert_layer(spec.dtype)
         size = self.layers * self.devices
         here = np.bincount(keys, weights=rows, minlength=size).astype(np.float64)
-        everyone = float(self.setup.tokens.sum())
-        # Copies of a token that reach a device arrive as one token.
-        tokens = reached(here, np.full(size, everyone), self.setup.model.top_k)
-        counts = count_assigned(rows, keys, size, found.kernel, experts=self.held, tokens=tokens)
+        everyone, top_k = float(self.setup.tokens.sum()), self.setup.model.top_k
+        # Copies of a token that reach a device arrive as one token; or all tokens are there.
+        tokens = (
+            np.full(size, everyone) if self.setup.gathers else reached(here, np.full(size, everyone), top_k)
+        )
+        pairs = np.minimum(here, 1.0) * everyone * top_k if self.setup.gathers else None
+        counts = count_assigned(rows, keys, size, found.kernel, experts=self.held, tokens=tokens, pairs=pairs)
         shape = ExpertShape(
             hidden=float(spec.hidden),
             intermediate=float(spec.intermediate),

@@ -125,7 +125,8 @@ def _standing(setup: Setup) -> dict[str, Array]:
     """Return owner -> bytes that stand all the time [devices]."""
     devices, model = setup.cluster.size, setup.model
     tokens = setup.tokens.astype(np.float64)
-    buffers = tokens * model.token_bytes * setup.kernels.token_buffers
+    together = setup.together.astype(np.float64)
+    buffers = together * model.token_bytes * setup.kernels.token_buffers
     native, replicas = _expert_bytes(setup, setup.placement)
     if setup.memory.replicated_experts:
         everything = float(setup.expert_bytes.sum())
@@ -137,7 +138,7 @@ def _standing(setup: Setup) -> dict[str, Array]:
     else:
         # A decoded token continues a sequence of its own; prefill tokens fill prompts.
         context = setup.workload.context
-        sequences = tokens if setup.workload.phase == "decode" else np.ceil(tokens / context)
+        sequences = together if setup.workload.phase == "decode" else np.ceil(together / context)
         cache = sequences * model.sequence_bytes(context)
     return {
         "model weights": np.full(devices, resident),
@@ -158,7 +159,7 @@ def _expert_bytes(setup: Setup, placement: Placement) -> tuple[Array, Array]:
     layer, device, slot = np.nonzero(placement.slots >= 0)
     expert = placement.slots[layer, device, slot]
     size = setup.expert_bytes[layer, expert]
-    own = size / placement.replicas[layer, expert]
+    own = size * setup.parallel.expert_tp / placement.replicas[layer, expert]
     native, extra = (
         np.bincount(device, weights=amount, minlength=placement.devices) for amount in (own, size - own)
     )

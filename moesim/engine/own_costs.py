@@ -24,15 +24,27 @@ GATE_STREAMS = 2
 """Kernels that turn router scores into choices: scores to weights, and top-k."""
 
 
+BEFORE_DISPATCH = ("attention", "all_reduce", "dense", "gate", "permute")
+"""Causes of a layer's own work that end before its dispatch, in order."""
+AFTER_COMBINE = "unpermute"
+"""The cause that follows its combine."""
+
+
 @dataclass(frozen=True, eq=False)
 class OwnCosts:
     """Seconds per transformer layer and device, [layers, devices] each."""
 
     attention: Array
+    all_reduce: Array
     dense: Array
     gate: Array
     permute: Array
     unpermute: Array
+
+    @property
+    def total(self) -> Array:
+        """Seconds over all causes, [layers, devices]."""
+        return np.asarray(sum(getattr(self, cause) for cause in (*BEFORE_DISPATCH, AFTER_COMBINE)))
 
     def segments(self, moe_rows: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         """Sum work between collectives.
@@ -44,7 +56,7 @@ class OwnCosts:
             Seconds before the dispatch of each MoE layer, from the combine of the one before
             [MoE layers, devices], and seconds after the last combine [devices].
         """
-        work = self.attention + self.dense + self.gate + self.permute
+        work = sum((getattr(self, cause) for cause in BEFORE_DISPATCH), np.zeros_like(self.unpermute))
         summed = np.zeros((moe_rows.size + 1, work.shape[1]))
         np.add.at(summed, np.searchsorted(moe_rows, np.arange(work.shape[0])), work)
         summed[1:] += self.unpermute[moe_rows]
@@ -55,11 +67,12 @@ def own_costs(setup: Setup) -> OwnCosts:
     """Price attention, dense parts, gate, permute and unpermute for every layer of one step."""
     rows = len(setup.layers)
     shape = (rows, setup.cluster.size)
-    costs = OwnCosts(*(np.zeros(shape) for _ in range(5)))
+    costs = OwnCosts(*(np.zeros(shape) for _ in range(6)))
     devices = setup.cluster.devices
     for kind, prices in setup.prices.items():
         columns = np.asarray([i for i, device in enumerate(devices) if device == kind])
-        pricer = _Pricer(setup, prices, setup.tokens[columns].astype(np.float64))
+        own, together = (part[columns].astype(np.float64) for part in (setup.tokens, setup.together))
+        pricer = _Pricer(setup, prices, own, together)
         for row, layer in enumerate(setup.layers):
             pricer.price(costs, row, columns, layer)
         if not setup.workload.moe_only:
@@ -70,9 +83,10 @@ def own_costs(setup: Setup) -> OwnCosts:
 class _Pricer:
     """Prices layers on one kind of device, each distinct layer once."""
 
-    def __init__(self, setup: Setup, prices: AnalyticCosts, tokens: Array) -> None:
+    def __init__(self, setup: Setup, prices: AnalyticCosts, own: Array, tokens: Array) -> None:
         self.setup = setup
         self.prices = prices
+        self.own = own
         self.tokens = tokens
         self.busy = np.minimum(tokens, 1.0)
         self.model = setup.model
@@ -84,10 +98,16 @@ class _Pricer:
         """Write the prices of one layer into its row."""
         key = (layer.attention, layer.dense_intermediate, id(layer.experts), layer.shared, layer.top_k)
         if key not in self._seen:
-            self._seen[key] = (self._attention(layer), self._dense(layer), *self._routing(layer))
-        attention, dense, gate, permute, unpermute = self._seen[key]
+            self._seen[key] = (
+                self._attention(layer),
+                self._all_reduce(layer),
+                self._dense(layer),
+                *self._routing(layer),
+            )
+        attention, summing, dense, gate, permute, unpermute = self._seen[key]
         if not self.setup.workload.moe_only:
             costs.attention[row, columns] = attention
+            costs.all_reduce[row, columns] = summing
             costs.dense[row, columns] = dense
         costs.gate[row, columns] = gate
         costs.permute[row, columns] = permute
@@ -99,9 +119,16 @@ class _Pricer:
     def _passes(self, rows: Array, width: float, passes: float, kernels: int = 1) -> Array:
         return self.prices.stream(rows * (width * passes * self.activation), kernels * np.minimum(rows, 1.0))
 
-    def _launched(self, seconds: Array, kernels: int) -> Array:
+    def _launched(self, seconds: Array, kernels: int, tokens: Array | None = None) -> Array:
         """Return the time of kernels that the host launches ahead of the device, which may wait for it."""
-        return np.maximum(seconds, self.busy * (kernels * self.launch))
+        busy = self.busy if tokens is None else np.minimum(tokens, 1.0)
+        return np.maximum(seconds, busy * (kernels * self.launch))
+
+    def _all_reduce(self, layer: LayerSpec) -> Array:
+        """Price the sums over tensor-parallel devices: after attention, and after dense or shared parts."""
+        times = (layer.attention.kind != "none") + bool(layer.dense_intermediate)
+        times += bool(layer.shared) and not self.setup.summed_by_combine
+        return times * self.setup.all_reduce_seconds(self.tokens)
 
     def _attention(self, layer: LayerSpec) -> Array:
         spec, context = layer.attention, float(self.setup.workload.context)
@@ -138,13 +165,13 @@ class _Pricer:
             return nothing, nothing, nothing
         kernels, width = self.setup.kernels, len(layer.experts)
         # Routers keep the activations' format when the other weights are quantised.
-        scores = self._gemm(width, self.model.hidden, self.model.activation_dtype)
-        gate = scores + self._passes(self.tokens, width, 4.0, GATE_STREAMS)
-        waits = self.busy * (kernels.layer_syncs * self.prices.device.host_sync_s)
-        copies = self.tokens * layer.top_k
+        scores = self.prices.gemm(self.own, width, self.model.hidden, self.model.activation_dtype)
+        gate = scores + self._passes(self.own, width, 4.0, GATE_STREAMS)
+        waits = np.minimum(self.own, 1.0) * (kernels.layer_syncs * self.prices.device.host_sync_s)
+        copies = self.own * layer.top_k
         permute = self._passes(copies, self.model.hidden, kernels.permute_passes)
         unpermute = self._passes(copies, self.model.hidden, kernels.unpermute_passes)
-        return self._launched(gate, kernels.layer_ops) + waits, permute, unpermute
+        return self._launched(gate, kernels.layer_ops, self.own) + waits, permute, unpermute
 
     def head(self) -> Array:
         """Price the language-model head: one row per decoded token or prompt."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.causes import CAUSES
-from moesim.engine.own_costs import OwnCosts
+from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH, OwnCosts
 from moesim.engine.setup import Setup
 from moesim.engine.step import StepRecord
 from moesim.hardware.memory import MemoryLedger
@@ -90,7 +90,7 @@ class Recording:
         own, rows, time = self.own, self.setup.moe_rows, record.timeline
         shares = np.zeros((own.attention.shape[0], len(CAUSES)))
         column = {cause: index for index, cause in enumerate(CAUSES)}
-        for cause in ("attention", "dense", "gate", "permute", "unpermute"):
+        for cause in (*BEFORE_DISPATCH, AFTER_COMBINE):
             shares[:, column[cause]] = getattr(own, cause).mean(axis=1)
         begin_dispatch, begin_combine = time.at_dispatch.max(axis=1), time.at_combine.max(axis=1)
         moves = _exposed_moves(record)

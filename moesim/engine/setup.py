@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.parallel import Parallelism
 from moesim.errors import InputError, MoesimError, PolicyError
 from moesim.hardware.analytic import AnalyticCosts
 from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.cluster import Cluster
+from moesim.hardware.group_collectives import group_collective_seconds
 from moesim.hardware.kernels import KernelStyle
 from moesim.hardware.spec import Device
 from moesim.model.spec import ExpertSpec, LayerSpec, ModelSpec
@@ -56,6 +58,7 @@ class Setup:
             device); both give the same times.
         span_steps: number of first steps whose spans are recorded for timelines.
         calibrations: where the constants of the cost models are looked up.
+        parallel: tensor parallelism beside expert parallelism; ``model`` is one device's share of it.
     """
 
     model: ModelSpec
@@ -68,9 +71,11 @@ class Setup:
     detail: Literal["array", "events"] = "array"
     span_steps: int = 1
     calibrations: Calibrations = field(default_factory=Calibrations)
+    parallel: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
-        """Check that model and routing speak of the same experts."""
+        """Check that groups divide the devices, and that model and routing speak of the same experts."""
+        self.parallel.check(self.cluster.size)
         if not self.model.moe_layers:
             message = f"model '{self.model.name}' has no MoE layer"
             raise InputError(message)
@@ -130,15 +135,42 @@ class Setup:
         return self.workload.tokens(self.cluster.size)
 
     @cached_property
+    def together(self) -> npt.NDArray[np.int64]:
+        """Tokens on which each device works outside the routed experts, int64 [devices]."""
+        return self.parallel.together(self.tokens)
+
+    @cached_property
+    def rank_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of each expert-parallel rank, int64 [ranks]."""
+        return self.parallel.by_rank(self.tokens)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether every device sees all tokens instead of being sent those of its experts."""
+        return self.kernels.exchange == "gather"
+
+    @property
+    def summed_by_combine(self) -> bool:
+        """Whether combine sums tensor-parallel parts of shared experts too."""
+        return self.gathers and self.parallel.attention_tp == self.cluster.size
+
+    def all_reduce_seconds(self, tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return what one sum over tensor-parallel devices takes, for tokens of the group [...]."""
+        size = tokens * float(self.model.token_bytes)
+        return group_collective_seconds(self.cluster, "all_reduce", size, self.parallel.attention_tp)
+
+    @cached_property
     def view(self) -> ClusterView:
-        """What the policies may know."""
+        """What the policies may know; they think in expert-parallel ranks."""
         layers = len(self.model.moe_layers)
         spare = min(device.memory.capacity for device in self.cluster.devices) - self.model.resident_bytes
-        held = self.model.expert_bytes * layers * self.model.experts / self.cluster.size
+        parts = self.parallel.expert_tp
+        ranks = self.cluster.size // parts
+        held = self.model.expert_bytes * layers * self.model.experts / ranks
         free = int(max(0.0, spare - held) // max(1, self.model.expert_bytes * layers))
         return ClusterView(
-            devices=self.cluster.size,
-            node_of=self.cluster.node_of,
+            devices=ranks,
+            node_of=self.cluster.node_of[::parts],
             experts=self.model.experts,
             top_k=self.model.top_k,
             expert_bytes=self.model.expert_bytes,
@@ -148,10 +180,16 @@ class Setup:
         )
 
     @cached_property
-    def placement(self) -> Placement:
-        """Where the policy puts the experts, given the routing's profiling window."""
+    def rank_placement(self) -> Placement:
+        """Which ranks the policy gives the experts, given the routing's profiling window."""
         with blamed(self.policy, "placing experts"):
             return self.policy.placement.place(self.routing.profile(), self.view)
+
+    @cached_property
+    def placement(self) -> Placement:
+        """Of which experts each device holds a share, or all where ranks are single devices."""
+        ranks, parts = self.rank_placement, self.parallel.expert_tp
+        return ranks if parts == 1 else Placement(np.repeat(ranks.slots, parts, axis=1), ranks.experts)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.own_costs import BEFORE_DISPATCH
 from moesim.engine.recording import Recording
 from moesim.engine.step import StepRecord
 
@@ -73,7 +74,7 @@ def _step(recording: Recording, record: StepRecord, origin: float, columns: _Col
         if leftover is not None:
             cursor = _work(columns, record.step, leftover[0], "unpermute", cursor, leftover[1])
             leftover = None
-        for cause in ("attention", "dense", "gate", "permute"):
+        for cause in BEFORE_DISPATCH:
             cursor = _work(columns, record.step, layer.index, cause, cursor, getattr(own, cause)[row])
         if moe is None:
             continue

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from moesim.engine.bound import BoundPricer
 from moesim.engine.events import Transfers, simulate_events
-from moesim.engine.exchange import ExchangeCosts, ExchangePricer
+from moesim.engine.exchange import ExchangeCosts
 from moesim.engine.expert_costs import ExpertCosts, ExpertPricer
+from moesim.engine.gather import exchange_pricer
 from moesim.engine.memory import MemoryModel
 from moesim.engine.own_costs import own_costs
 from moesim.engine.setup import Setup, blamed
@@ -59,12 +60,12 @@ class StepRunner:
         self.setup = setup
         self.own = own_costs(setup)
         self.experts = ExpertPricer(setup)
-        self.exchange = ExchangePricer(setup)
+        self.exchange = exchange_pricer(setup)
         self.bound = BoundPricer(setup, self.own)
         self.memory = MemoryModel(setup)
         self.now = 0.0
         dispatch = setup.policy.dispatch
-        self.planning = dispatch.planning_seconds(setup.model.experts, setup.cluster.size)
+        self.planning = dispatch.planning_seconds(setup.model.experts, setup.view.devices)
         if not 0 <= self.planning < math.inf:
             message = f"dispatch policy '{dispatch.name}' plans for {self.planning} seconds"
             raise InputError(message, hint="planning_seconds must return a number from 0 up")
@@ -78,9 +79,10 @@ class StepRunner:
             PolicyError: the policy itself fails.
         """
         setup = self.setup
-        load = setup.routing.load(step, setup.tokens)
+        load = setup.routing.load(step, setup.rank_tokens)
         with blamed(setup.policy, "planning a step"):
-            plan = setup.policy.dispatch.plan(load, setup.placement, setup.view)
+            decided = setup.policy.dispatch.plan(load, setup.rank_placement, setup.view)
+        plan = setup.parallel.spread(decided, setup.tokens)
         experts = self.experts.price(plan.assignments)
         self._check(load, plan, experts)
         exchange = self.exchange.price(plan)
@@ -111,7 +113,8 @@ class StepRunner:
 
     def _check(self, load: Load, plan: DispatchPlan, experts: ExpertCosts) -> None:
         """Refuse a plan of a third-party policy that a comparison must not believe."""
-        copies = experts.copies.sum(axis=1) + (0 if plan.dropped is None else plan.dropped)
+        copies = experts.copies.sum(axis=1) / self.setup.parallel.expert_tp
+        copies = copies + (0 if plan.dropped is None else plan.dropped)
         asked = load.counts.sum(axis=(1, 2))
         wrong = copies != asked
         if wrong.any():

@@ -8,6 +8,7 @@ import numpy as np
 
 from moesim.causes import CAUSES
 from moesim.engine.memory import STAGES, Moment
+from moesim.engine.own_costs import BEFORE_DISPATCH
 from moesim.engine.recording import Recording
 from moesim.engine.spans import SHORTEST_S, spans_table
 
@@ -145,7 +146,7 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
     for step, pace in zip(recording.steps, recording.pacers, strict=True):
         before = pace["before"]
         pacer = before[segment_of]
-        columns = [(cause, rows, pacer, getattr(own, cause)[rows, pacer]) for cause in _BEFORE]
+        columns = [(cause, rows, pacer, getattr(own, cause)[rows, pacer]) for cause in BEFORE_DISPATCH]
         columns.append(("planning", moe, before[:-1], pace["planning"]))
         columns.append(("experts", moe, pace["experts"], pace["experts_s"]))
         columns.append(("unpermute", moe, before[1:], own.unpermute[moe, before[1:]]))
@@ -164,6 +165,3 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
         )
     frame = pd.concat(parts, ignore_index=True)
     return frame[frame["seconds"] > SHORTEST_S].reset_index(drop=True)
-
-
-_BEFORE = ("attention", "dense", "gate", "permute")

@@ -132,6 +132,7 @@ def count_assigned(
     *,
     experts: npt.ArrayLike,
     tokens: npt.ArrayLike,
+    pairs: Array | None = None,
 ) -> GroupCounts:
     """Count rows and blocks of many calls from a list of their experts.
 
@@ -142,6 +143,8 @@ def count_assigned(
         kernel: how it cuts.
         experts: experts on the device of each call, [size].
         tokens: tokens that reach each call, [size].
+        pairs: pairs that each call is given, those of experts elsewhere included, [size]; by default only
+            those computed here, as after a dispatch.
     """
     listed = np.asarray(copies, dtype=np.float64)
 
@@ -149,7 +152,8 @@ def count_assigned(
         return np.asarray(np.bincount(keys, weights=values, minlength=size), dtype=np.float64)
 
     rows, active = total(listed), total((listed > 0).astype(np.float64))
-    call = np.minimum(np.asarray(tokens, dtype=np.float64), rows)
+    given = rows if pairs is None else np.maximum(pairs, rows)
+    call = np.minimum(np.asarray(tokens, dtype=np.float64), given)
     height = block_height(kernel, call, experts, rows, active)
     blocks = total(np.ceil(listed / height[keys]))
-    return GroupCounts(rows, active, blocks, height, rows, blocks, call)
+    return GroupCounts(rows, active, blocks, height, given, blocks + (given - rows) / height, call)

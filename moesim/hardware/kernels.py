@@ -29,8 +29,9 @@ from moesim.errors import InputError, unknown_name
 SENDS: Final = ("copies", "devices", "nodes")
 """Ways in which token copies travel."""
 
-EXCHANGES: Final = ("nccl", "deepep_normal", "deepep_low_latency", "rack", "plain")
-"""Libraries that move tokens; ``plain`` is a fixed latency and links that drain."""
+EXCHANGES: Final = ("nccl", "deepep_normal", "deepep_low_latency", "rack", "plain", "gather")
+"""Libraries that move tokens; ``plain`` is a fixed latency and links that drain; with ``gather`` every device
+sees all tokens (all-gather and reduce-scatter, or an all-reduce where tensor parallelism has them there)."""
 
 _SENDS_OF: Final[Mapping[str, str]] = MappingProxyType(
     {"deepep_normal": "nodes", "deepep_low_latency": "copies", "rack": "devices"}
@@ -97,7 +98,7 @@ class KernelStyle:
     permute_passes: float = 2.0
     unpermute_passes: float = 2.0
     sends: Literal["copies", "devices", "nodes"] = "copies"
-    exchange: Literal["nccl", "deepep_normal", "deepep_low_latency", "rack", "plain"] = "nccl"
+    exchange: Literal["nccl", "deepep_normal", "deepep_low_latency", "rack", "plain", "gather"] = "nccl"
     exchange_sms: int = 0
     nvlink: bool = True
     dispatch_width: float = 1.0

@@ -8,7 +8,7 @@ per-head decay projections are left out: together below 0.03 % of any catalogue 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -95,6 +95,26 @@ class AttentionSpec:
                 Gemm(hidden, self.inner),
             )
         return ()
+
+    def sharded(self, parts: int) -> AttentionSpec:
+        """Return one device's share when heads are split over ``parts`` devices (tensor parallelism).
+
+        Fewer KV heads than devices are kept whole on several of them; latents are kept on all.
+
+        Raises:
+            InputError: the heads, or the inner width of ``mamba``, cannot be split evenly.
+        """
+        if parts == 1 or self.kind == "none":
+            return self
+        if self.heads % parts or self.inner % parts:
+            what = f"{self.heads} attention heads" if self.heads else f"an inner width of {self.inner}"
+            message = f"{what} cannot be split over {parts} devices evenly"
+            raise InputError(message)
+        kv_heads = max(1, self.kv_heads // parts) if self.kv_heads else 0
+        if kv_heads and (self.heads // parts) % kv_heads:
+            message = f"{self.kv_heads} KV heads cannot be split over {parts} devices evenly"
+            raise InputError(message)
+        return replace(self, heads=self.heads // parts, kv_heads=kv_heads, inner=self.inner // parts)
 
     def params(self, hidden: int) -> int:
         """Parameters: the projections, plus convolution and state matrices where there are any."""

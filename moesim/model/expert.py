@@ -6,6 +6,7 @@ low-rank, zero-cost and pruned experts are data here and need no case of their o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -82,6 +83,29 @@ class ExpertSpec:
     def with_dtype(self, dtype: str) -> ExpertSpec:
         """Return the same expert stored in another format."""
         return replace(self, dtype=dtype)
+
+    def sharded(self, parts: int) -> ExpertSpec:
+        """Return one device's share when the hidden activation is split over ``parts`` devices.
+
+        Matrices into the activation keep a part of their outputs, the one out of it a part of its inputs.
+
+        Raises:
+            InputError: the width cannot be split evenly.
+        """
+        if parts == 1 or not self.intermediate:
+            return self
+        if self.intermediate % parts:
+            message = f"an expert of width {self.intermediate} cannot be split over {parts} devices evenly"
+            raise InputError(message)
+        low_rank = self.kind == "low_rank"
+        gemms = list(self.gemms)
+        for place in range(1, len(gemms) - 2, 2) if low_rank else range(len(gemms) - 1):
+            gemms[place] = Gemm(gemms[place].n // parts, gemms[place].k)
+        last = len(gemms) - 2 if low_rank else len(gemms) - 1
+        gemms[last] = Gemm(gemms[last].n, gemms[last].k // parts)
+        kept = sum(gemm.weights for gemm in gemms) / max(1, sum(gemm.weights for gemm in self.gemms))
+        params = math.ceil(self.params * kept)
+        return replace(self, intermediate=self.intermediate // parts, gemms=tuple(gemms), params=params)
 
     @classmethod
     def gated(

@@ -17,6 +17,7 @@ WORTH_TELLING = 0.002
 
 SAID = {
     "attention": "attention",
+    "all_reduce": "all-reduce",
     "dense": "dense layers",
     "gate": "gating",
     "permute": "permutation",

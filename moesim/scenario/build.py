@@ -179,16 +179,25 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         InputError: as the other functions of this module; or the policy cannot place the model's experts on
             the devices; or the counts of a step would not fit this machine's memory.
     """
+    from moesim.engine.parallel import Parallelism
     from moesim.engine.setup import MemoryOptions, Setup
     from moesim.hardware.kernels import kernel_style
+    from moesim.model.sharded import sharded
     from moesim.workload.steps import Workload
 
     model, cluster = build_model(scenario), build_cluster(scenario)
     check_size(scenario, cluster.size, model.experts, len(model.moe_layers))
+    spread = scenario.spec.parallelism
+    parallel = Parallelism(spread.attention_tp, spread.expert_tp)
+    for key, parts in (("attention_tp", (spread.attention_tp, 1)), ("expert_tp", (1, spread.expert_tp))):
+        with located(scenario, ("parallelism", key)):
+            Parallelism(*parts).check(cluster.size)
+            sharded(model, *parts)
     work, memory = scenario.workload, scenario.memory
     setup = Setup(
-        model=model,
+        model=sharded(model, spread.attention_tp, spread.expert_tp),
         cluster=cluster,
+        parallel=parallel,
         routing=build_source(scenario, model),
         workload=Workload(work.phase, work.steps, work.tokens_per_device, work.context, work.moe_only),
         policy=policy,

@@ -88,6 +88,18 @@ class ParallelismSection(Section):
         "It divides the number of devices, and the first ones form the group that is simulated.",
         json_schema_extra={"unit": "devices"},
     )
+    attention_tp: Devices = Field(
+        1,
+        description="Neighbouring devices that split attention heads, dense layers, shared experts and the "
+        "vocabulary between them and work on the same tokens there; 1 is data-parallel attention. "
+        "`tokens_per_device` counts the tokens that a device brings to the group.",
+        json_schema_extra={"unit": "devices"},
+    )
+    expert_tp: Devices = Field(
+        1,
+        description="Neighbouring devices that split every routed expert between them.",
+        json_schema_extra={"unit": "devices"},
+    )
 
 
 ModelChoice = Annotated[

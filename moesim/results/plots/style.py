@@ -25,6 +25,7 @@ ALARM: Final = "#c1121f"
 
 CAUSE_COLOURS: Final = {
     "attention": "#9ecae9",
+    "all_reduce": "#d9792b",
     "dense": "#5fa2ce",
     "gate": "#c7e0a4",
     "permute": "#8fbf6a",
