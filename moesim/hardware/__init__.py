@@ -5,6 +5,7 @@ from __future__ import annotations
 from moesim.hardware.catalogue import device_names, load_device
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.inline import cluster_from_mapping
+from moesim.hardware.link_catalogue import link_names, load_link
 from moesim.hardware.memory import MemoryLedger, Overflow
 from moesim.hardware.presets import cluster_names, load_cluster
 from moesim.hardware.spec import Device, MemoryTier
@@ -18,6 +19,8 @@ __all__ = [
     "cluster_from_mapping",
     "cluster_names",
     "device_names",
+    "link_names",
     "load_cluster",
     "load_device",
+    "load_link",
 ]
