@@ -13,6 +13,7 @@ from typing import Any
 
 from moesim import units
 from moesim.hardware.catalogue import catalogue_entry, device_names, source_texts
+from moesim.hardware.copy_checks import copy_checks
 from moesim.hardware.dense_constants import gemm_entries
 from moesim.hardware.link_catalogue import link_names, load_link
 from moesim.hardware.presets import cluster_names, load_cluster, preset_mappings
@@ -147,6 +148,24 @@ def link_notes() -> str:
     return "\n".join(f"* {name}: {link.notes}" for name, link in notes if " of pcie" not in link.notes)
 
 
+def copy_check_table() -> str:
+    """Return measured copies beside their predictions as a Markdown table."""
+    head = ("copy", "over", "measured", "predicted", "error", "source", "catalogue rests on it")
+    rows = [
+        (
+            check.what,
+            ", ".join(check.path),
+            units.format_time(check.measured_s),
+            units.format_time(check.predicted_s),
+            f"{check.error:+.0%}",
+            check.source,
+            "yes" if check.used else "",
+        )
+        for check in copy_checks()
+    ]
+    return _table(head, rows)
+
+
 def source_list() -> str:
     """Return what each source key stands for."""
     return "\n".join(f"* `{key}`: {text}" for key, text in source_texts().items())
@@ -165,6 +184,7 @@ def refreshed(page: str) -> str:
         "cluster notes": cluster_notes,
         "links": link_table,
         "link notes": link_notes,
+        "copy checks": copy_check_table,
         "sources": source_list,
     }
 
