@@ -178,7 +178,7 @@ def test_the_resolved_scenario_gives_the_same_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["models", "hardware", "policies", "generators", "importers", "papers", "scenarios"]
+    "kind", ["models", "hardware", "links", "policies", "generators", "importers", "papers", "scenarios"]
 )
 def test_lists_are_tables_and_json(kind):
     words = ["list", kind, *([Path(TINY).parent] if kind == "scenarios" else [])]

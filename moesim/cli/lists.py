@@ -20,7 +20,7 @@ Rows = list[dict[str, Any]]
 
 @click.group("list", short_help="List what there is to choose from.")
 def list_group() -> None:
-    """List models, hardware, policies, scenarios, generators, importers or papers."""
+    """List models, hardware, links, policies, scenarios, generators, importers or papers."""
 
 
 def _listing(name: str, what: str, hide: Sequence[str] = ()) -> Callable[[Callable[[], Rows]], click.Command]:
@@ -83,6 +83,38 @@ def _hardware() -> Rows:
             {"kind": "device", "name": name, "what": rate, "memory": format_bytes(device.memory.capacity)}
         )
     return rows
+
+
+@_listing(
+    "links", "the host and storage links of the catalogue", hide=("sources", "unverified", "seen", "notes")
+)
+def _links() -> Rows:
+    from moesim.hardware import link_names, load_link
+    from moesim.units import format_rate, format_time
+
+    return [
+        {
+            "name": name,
+            "kind": (link := load_link(name)).kind,
+            "nominal": format_rate(link.nominal),
+            "load": format_rate(link.load),
+            "store": format_rate(link.store),
+            "both": "-" if link.both is None else format_rate(link.both),
+            "latency": format_time(link.latency_s),
+            "start": format_time(link.start_s),
+            "confidence": link.confidence,
+            "load_bytes_per_s": link.load,
+            "store_bytes_per_s": link.store,
+            "both_bytes_per_s": link.both,
+            "latency_s": link.latency_s,
+            "start_s": link.start_s,
+            "unverified": list(link.unverified),
+            "sources": list(link.sources),
+            "seen": link.seen,
+            "notes": link.notes,
+        }
+        for name in link_names()
+    ]
 
 
 @_listing("policies", "presets, and the policies they are made of")

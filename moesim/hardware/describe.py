@@ -13,7 +13,9 @@ from typing import Any
 
 from moesim import units
 from moesim.hardware.catalogue import catalogue_entry, device_names, source_texts
+from moesim.hardware.copy_checks import copy_checks
 from moesim.hardware.dense_constants import gemm_entries
+from moesim.hardware.link_catalogue import link_names, load_link
 from moesim.hardware.presets import cluster_names, load_cluster, preset_mappings
 
 
@@ -116,6 +118,54 @@ def cluster_notes() -> str:
     return "\n".join(f"* {name}: {entry['notes']}" for name, entry in presets.items() if "notes" in entry)
 
 
+def link_table() -> str:
+    """Return the catalogue of host and storage links as a Markdown table."""
+    head = ("link", "kind", "nominal", "load", "store", "both", "latency", "start", "confidence", "sources")
+    rows = []
+    for name in link_names():
+        link = load_link(name)
+        nominal = units.format_rate(link.nominal)
+        if link.nominal_store != link.nominal:
+            nominal += f" / {units.format_rate(link.nominal_store)}"
+        shown = {
+            "load": units.format_rate(link.load),
+            "store": units.format_rate(link.store),
+            "both": "-" if link.both is None else units.format_rate(link.both),
+            "latency": units.format_time(link.latency_s),
+            "start": units.format_time(link.start_s),
+        }
+        marked = [
+            text + ("\\*" if key in link.unverified and text != "-" else "") for key, text in shown.items()
+        ]
+        named = f"{name} ({', '.join(link.aliases)})" if link.aliases else name
+        rows.append((named, link.kind, nominal, *marked, link.confidence, ", ".join(link.sources)))
+    return _table(head, rows)
+
+
+def link_notes() -> str:
+    """Return what the entries of links say beside their numbers, those with fewer lanes left out."""
+    notes = ((name, load_link(name)) for name in link_names())
+    return "\n".join(f"* {name}: {link.notes}" for name, link in notes if " of pcie" not in link.notes)
+
+
+def copy_check_table() -> str:
+    """Return measured copies beside their predictions as a Markdown table."""
+    head = ("copy", "over", "measured", "predicted", "error", "source", "catalogue rests on it")
+    rows = [
+        (
+            check.what,
+            ", ".join(check.path),
+            units.format_time(check.measured_s),
+            units.format_time(check.predicted_s),
+            f"{check.error:+.0%}",
+            check.source,
+            "yes" if check.used else "",
+        )
+        for check in copy_checks()
+    ]
+    return _table(head, rows)
+
+
 def source_list() -> str:
     """Return what each source key stands for."""
     return "\n".join(f"* `{key}`: {text}" for key, text in source_texts().items())
@@ -132,6 +182,9 @@ def refreshed(page: str) -> str:
         "device notes": device_notes,
         "clusters": cluster_table,
         "cluster notes": cluster_notes,
+        "links": link_table,
+        "link notes": link_notes,
+        "copy checks": copy_check_table,
         "sources": source_list,
     }
 

@@ -42,7 +42,8 @@ def build_graph(shape: ClusterShape) -> nx.DiGraph[str]:
     """Wire up a cluster.
 
     Names: ``node0/gpu3``, ``node0/nvswitch`` (``node0/<kind>-switch`` for other fabrics),
-    ``node0/pcie3`` (where device 3 meets its host link and NIC), ``node0/cpu``, ``node0/host`` (DRAM),
+    ``node0/pcie3`` (where device 3 meets its host link and NIC), ``node0/pciswitch0`` (where several devices
+    share the way to the host), ``node0/cpu``, ``node0/host`` (DRAM),
     ``node0/nvme``, ``node0/nic3``, ``rail3``, ``spine``. A node with several hosts numbers them
     (``node0/host1``) and shares memory and storage evenly among them.
     """
@@ -77,13 +78,15 @@ def _edge(
     cost: float,
     latency: float,
     width: float = 1.0,
+    store: bool = False,
 ) -> None:
-    """Add one direction; ``width`` counts how many such wires lie side by side."""
+    """Add one direction; ``width`` counts wires side by side, ``store`` says that it leads off the device."""
+    peak = wire.store_peak if store and wire.store_peak is not None else wire.peak
     graph.add_edge(
         source,
         target,
-        bandwidth=wire.usable * width,
-        peak_bandwidth=wire.peak * width,
+        bandwidth=(wire.store_usable if store else wire.usable) * width,
+        peak_bandwidth=peak * width,
         latency=latency,
         link=wire.kind,
         cost=cost,
@@ -93,9 +96,9 @@ def _edge(
 def _both(
     graph: nx.DiGraph[str], a: str, b: str, wire: Wire, cost: float, latency: float, width: float = 1.0
 ) -> None:
-    """Add both directions."""
+    """Add both directions; from ``a`` to ``b`` is the way of loading."""
     _edge(graph, a, b, wire, cost, latency, width)
-    _edge(graph, b, a, wire, cost, latency, width)
+    _edge(graph, b, a, wire, cost, latency, width, store=True)
 
 
 def _wire_host(
@@ -109,20 +112,32 @@ def _wire_host(
         cpu, memory = f"{prefix}/cpu{suffix}", f"{prefix}/host{suffix}"
         graph.add_node(cpu, kind="switch", node=index)
         graph.add_node(memory, kind="host", node=index, capacity=host.capacity // hosts)
-        _both(graph, cpu, memory, host.memory, _HOST, host.memory.latency, 1.0 / hosts)
+        _both(graph, memory, cpu, host.memory, _HOST, host.memory.latency, 1.0 / hosts)
         if shape.storage is not None:
             drive = f"{prefix}/nvme{suffix}"
             graph.add_node(drive, kind="storage", node=index, capacity=shape.storage.capacity // hosts)
-            _both(graph, cpu, drive, shape.storage.wire, _HOST, shape.storage.wire.latency, 1.0 / hosts)
+            _both(graph, drive, cpu, shape.storage.wire, _HOST, shape.storage.wire.latency, 1.0 / hosts)
     ports = []
     for slot, name in enumerate(names):
         port = f"{prefix}/pcie{slot}"
         graph.add_node(port, kind="switch", node=index)
         suffix = "" if hosts == 1 else str(slot // host.devices_per_host)
-        _both(graph, name, port, host.link, _HOST, host.link.latency / 2)
-        _both(graph, port, f"{prefix}/cpu{suffix}", host.link, _HOST, host.link.latency / 2)
+        _both(graph, port, name, host.link, _HOST, host.link.latency / 2)
+        _wire_port(graph, host, index, port, slot, f"{prefix}/cpu{suffix}")
         ports.append(port)
     return ports
+
+
+def _wire_port(graph: nx.DiGraph[str], host: Host, index: int, port: str, slot: int, cpu: str) -> None:
+    """Wire a device's port to its root port, or to the switch whose one link leads there."""
+    if host.devices_per_switch == 1:
+        _both(graph, cpu, port, host.link, _HOST, host.link.latency / 2)
+        return
+    switch = f"node{index}/pciswitch{slot // host.devices_per_switch}"
+    if switch not in graph:
+        graph.add_node(switch, kind="switch", node=index)
+        _both(graph, cpu, switch, host.link, _HOST / 2, host.link.latency / 4)
+    _both(graph, switch, port, host.link, _HOST / 2, host.link.latency / 4)
 
 
 def _wire_fabric(graph: nx.DiGraph[str], intra: Intra, index: int, ends: list[str]) -> None:

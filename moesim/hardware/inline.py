@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from moesim.errors import InputError
@@ -20,9 +21,13 @@ from moesim.hardware.shape import (
     Wire,
 )
 from moesim.hardware.spec import Device
+from moesim.hardware.wires import COPY_KEYS, WIRE_KEYS, as_section, copy_wire, named_link, plain_wire
 
 MAX_DEVICES = 65536
 """Most devices of one cluster."""
+
+DEFAULT_DRAM_SHARE = 0.8
+"""Share of host memory's datasheet bandwidth that copies reach where nothing is said (assumed)."""
 
 DEFAULT_COLLECTIVE_LATENCY_S = 10e-6
 """Fixed time of a collective where nothing was measured (aiconfigurator's point-to-point latency)."""
@@ -43,7 +48,6 @@ _KEYS = (
     "sources",
     "notes",
 )
-_WIRE_KEYS = ("kind", "bandwidth", "efficiency", "latency")
 
 
 def cluster_from_mapping(mapping: object, where: str = "") -> Cluster:
@@ -53,9 +57,11 @@ def cluster_from_mapping(mapping: object, where: str = "") -> Cluster:
     instead of ``device`` and ``nodes`` a list ``groups`` of ``{device, nodes, devices_per_node}``;
     ``intra`` {kind, bandwidth per device and direction, efficiency, latency, topology, total};
     ``inter`` {kind, bandwidth per NIC and direction, efficiency, latency, topology, nics_per_node,
-    oversubscription, attach (host_link or device)}; ``host`` {memory, bandwidth, efficiency,
-    devices_per_host, link {kind, bandwidth, efficiency, latency}}; ``storage`` {capacity, bandwidth,
-    efficiency, latency}; ``collective_latency``.
+    oversubscription, attach (host_link or device)}; ``host`` {memory (``unified`` where it is the
+    device's own), bandwidth and efficiency or dram and channels, devices_per_host, devices_per_switch,
+    link}; ``storage`` {capacity, drives, and a link}; ``collective_latency``. The links of host and
+    storage are names of the link catalogue or {base: NAME, kind, bandwidth, efficiency, latency,
+    store_bandwidth, both, start}.
 
     Args:
         mapping: the description, quantities as people write them.
@@ -134,19 +140,9 @@ def _device(value: Any, where: str) -> Device:
     raise InputError(message, hint="for example H100-SXM, see `moesim list hardware`")
 
 
-def _wire(fields: Fields, kind: str, latency_s: float, efficiency: float = 1.0) -> Wire:
-    """Return the link that a section describes."""
-    return Wire(
-        kind=fields.text("kind", kind),
-        peak=fields.quantity("bandwidth", "B/s"),
-        efficiency=fields.share("efficiency", efficiency),
-        latency=fields.quantity("latency", "s", latency_s),
-    )
-
-
 def _intra(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Intra:
-    fields = Fields(parent.raw("intra"), parent.path("intra"), (*_WIRE_KEYS, "topology", "total"))
-    wire = _wire(fields, "nvlink", 1e-6)
+    fields = Fields(parent.raw("intra"), parent.path("intra"), (*WIRE_KEYS, "topology", "total"))
+    wire = plain_wire(fields, "nvlink", 1e-6)
     topology = fields.choice("topology", "shared" if wire.kind == "pcie" else "switch", INTRA_TOPOLOGIES)
     if topology == "cube_mesh" and any(len(row) != 8 for row in rows):
         message = f"'{fields.path('topology')}' cube_mesh joins exactly 8 devices per node"
@@ -162,10 +158,10 @@ def _intra(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Intra:
 
 
 def _inter(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Inter:
-    keys = (*_WIRE_KEYS, "topology", "nics_per_node", "oversubscription", "attach")
+    keys = (*WIRE_KEYS, "topology", "nics_per_node", "oversubscription", "attach")
     fields = Fields(parent.raw("inter"), parent.path("inter"), keys)
     return Inter(
-        wire=_wire(fields, "ib", 5e-6),
+        wire=plain_wire(fields, "ib", 5e-6),
         topology=fields.choice("topology", "rail", INTER_TOPOLOGIES),
         nics_per_node=fields.count("nics_per_node", max(len(row) for row in rows)),
         oversubscription=fields.number("oversubscription", 1.0, 1.0, 1000.0),
@@ -174,29 +170,75 @@ def _inter(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Inter:
 
 
 def _host(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Host:
-    keys = ("memory", "bandwidth", "efficiency", "latency", "devices_per_host", "link")
-    fields = Fields(parent.raw("host"), parent.path("host"), keys)
-    link = Fields(fields.require("link", "{kind: pcie, bandwidth: 64 GB/s}"), fields.path("link"), _WIRE_KEYS)
-    memory = Wire(
-        "dram",
-        fields.quantity("bandwidth", "B/s"),
-        fields.share("efficiency", 0.8),
-        fields.quantity("latency", "s", 0.1e-6),
+    keys = (
+        *("memory", "bandwidth", "efficiency", "latency", "dram", "channels"),
+        *("devices_per_host", "devices_per_switch", "link"),
     )
+    fields = Fields(parent.raw("host"), parent.path("host"), keys)
+    if fields.raw("memory") == "unified":
+        return _unified(fields, rows)
+    section = as_section(fields.require("link", "pcie5"), fields.path("link"), COPY_KEYS)
+    link, _ = copy_wire(section, "host link", 1e-6, 0.8)
+    per_host = fields.count("devices_per_host", max(len(row) for row in rows))
+    per_switch = fields.count("devices_per_switch", 1)
+    if per_host % per_switch:
+        message = f"'{fields.path('devices_per_switch')}' must divide 'devices_per_host' ({per_host})"
+        raise InputError(message)
     return Host(
         capacity=int(fields.quantity("memory", "B")),
-        memory=memory,
-        link=_wire(link, "pcie", 1e-6, 0.8),
-        devices_per_host=fields.count("devices_per_host", max(len(row) for row in rows)),
+        memory=_dram(fields),
+        link=link,
+        devices_per_host=per_host,
+        devices_per_switch=per_switch,
     )
+
+
+def _dram(fields: Fields) -> Wire:
+    """Return the memory of a host as one link: named channels, or a bandwidth."""
+    if "dram" not in fields:
+        if "channels" in fields:
+            message = f"'{fields.path('channels')}' needs '{fields.path('dram')}'"
+            raise InputError(message, hint="for example dram: ddr5-4800")
+        return Wire(
+            "dram",
+            fields.quantity("bandwidth", "B/s"),
+            fields.share("efficiency", DEFAULT_DRAM_SHARE),
+            fields.quantity("latency", "s", 0.1e-6),
+        )
+    for key in ("bandwidth", "efficiency", "latency"):
+        if key in fields:
+            message = f"'{fields.path(key)}' and '{fields.path('dram')}' cannot both be given"
+            raise InputError(message)
+    spec = named_link(fields.raw("dram"), fields.path("dram"), "memory")
+    return spec.wire(fields.count("channels", 1, high=4096))
+
+
+def _unified(fields: Fields, rows: tuple[tuple[Device, ...], ...]) -> Host:
+    """Return the host whose memory is that of its only device."""
+    for key in fields.mapping:
+        if key != "memory" and key in fields:
+            message = f"'{fields.path(key)}' has no meaning with unified memory"
+            raise InputError(message, hint="the device's own memory is the host's")
+    if max(len(row) for row in rows) > 1 or any(row[0] != rows[0][0] for row in rows):
+        message = f"'{fields.path('memory')}' unified needs nodes of one device of one type"
+        raise InputError(message)
+    device = rows[0][0]
+    share = device.memory_efficiency or DEFAULT_DRAM_SHARE
+    wire = Wire("unified", device.memory.bandwidth, share, 0.0)
+    memory = replace(wire, kind="dram", both=wire.usable)
+    return Host(device.memory.capacity, memory, wire, devices_per_host=1, unified=True)
 
 
 def _storage(parent: Fields) -> Storage:
-    fields = Fields(parent.raw("storage"), parent.path("storage"), ("capacity", *_WIRE_KEYS))
+    keys = ("capacity", "drives", *COPY_KEYS)
+    fields = as_section(parent.raw("storage"), parent.path("storage"), keys)
     if "host" not in parent:
         message = f"'{fields.where}' needs '{parent.path('host')}', to which it is attached"
         raise InputError(message)
-    return Storage(int(fields.quantity("capacity", "B")), _wire(fields, "nvme", 100e-6))
+    wire, spec = copy_wire(fields, "storage", 100e-6, 1.0)
+    drives = fields.count("drives", 1, high=4096)
+    own = float(spec.capacity * drives) if spec is not None and spec.capacity is not None else None
+    return Storage(int(fields.quantity("capacity", "B", own)), wire.times(drives))
 
 
 def _check_connected(fields: Fields, shape: ClusterShape) -> None:

@@ -12,7 +12,7 @@ from moesim.hardware.catalogue import read_data
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.inline import cluster_from_mapping
 
-_FILES = ("clusters_nvidia", "clusters_other")
+_FILES = ("clusters_nvidia", "clusters_other", "clusters_edge")
 
 
 @cache

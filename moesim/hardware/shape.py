@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moesim.hardware.spec import Device
 
@@ -26,22 +26,52 @@ CUBE_MESH_LANES_PER_DEVICE = 6
 class Wire:
     """One kind of link.
 
+    Links of hosts and drives have a direction: *loading* goes towards the device (host to device, read),
+    *storing* away from it. Where nothing else is said both have the same rate and do not disturb each other.
+
     Attributes:
         kind: what the link is called in results (``nvlink``, ``pcie``, ``ib`` ...).
         peak: datasheet bandwidth per direction (B/s).
         efficiency: share of it that transfers reach (0..1].
         latency: time from one end of the path to the other without load (s).
+        store_peak: datasheet bandwidth of storing, if it is not ``peak`` (B/s).
+        store_rate: what storing reaches, if it is not ``usable`` (B/s).
+        both: what loading and storing reach together at most, if less than the sum of the two (B/s).
+        start: cost of setting one copy up (s).
     """
 
     kind: str
     peak: float
     efficiency: float
     latency: float
+    store_peak: float | None = None
+    store_rate: float | None = None
+    both: float | None = None
+    start: float = 0.0
 
     @property
     def usable(self) -> float:
-        """Bandwidth that transfers reach, B/s per direction."""
+        """Bandwidth that transfers reach, B/s per direction; of a link with a direction, that of loading."""
         return self.peak * self.efficiency
+
+    @property
+    def store_usable(self) -> float:
+        """Bandwidth that transfers away from the device reach (B/s)."""
+        return self.usable if self.store_rate is None else self.store_rate
+
+    def times(self, width: float) -> Wire:
+        """Return so many of these wires side by side as one."""
+        return replace(
+            self,
+            peak=self.peak * width,
+            store_peak=_times(self.store_peak, width),
+            store_rate=_times(self.store_rate, width),
+            both=_times(self.both, width),
+        )
+
+
+def _times(rate: float | None, width: float) -> float | None:
+    return None if rate is None else rate * width
 
 
 @dataclass(frozen=True)
@@ -77,12 +107,16 @@ class Host:
         memory: the DRAM of the whole node as a link.
         link: one device's link to its host (PCIe or chip to chip).
         devices_per_host: devices that share one host's memory and root ports.
+        devices_per_switch: devices that share one link to the host through a PCIe switch.
+        unified: host memory is the device's own memory, counted once and reached without copies.
     """
 
     capacity: int
     memory: Wire
     link: Wire
     devices_per_host: int
+    devices_per_switch: int = 1
+    unified: bool = False
 
 
 @dataclass(frozen=True)
