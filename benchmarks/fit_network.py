@@ -14,6 +14,7 @@ from moesim.accuracy.collectives import FAMILIES, fit_collective
 from moesim.accuracy.ep import fit_exchange
 from moesim.accuracy.ep_tables import exchanges
 from moesim.accuracy.rows import thin
+from moesim.hardware.network_constants import node_links
 
 HEADER = """\
 # Links of measured systems and the constants of the size-dependent network models. Times in seconds, rates in
@@ -24,8 +25,9 @@ HEADER = """\
 # Constants: fitted by benchmarks/fit_network.py to all rows of aiconfigurator-core 0.12.0 (2026-08,
 # Apache-2.0): collectives to comm/nccl (nccl-tests, 1 KiB to 512 MiB), low_latency and normal to comm/sglang
 # (DeepEP), rack to comm/trtllm (balanced, EP2 to EP64). Terms that only act between nodes come from the one
-# multi-node table (H100). H800 has the constants of H100 (same chip and kernels) behind its own slower link,
-# GB300 those of GB200 for a rack's kernels (same NVLink).
+# multi-node table (H100). H800 has the constants of H100 (same chip and kernels) behind its own slower link;
+# low-latency kernels copy on H100 at a pace of their own (276 and 214 GB/s), which H800's link does not
+# reach: there they are given what normal kernels take from a link. GB300 has those of GB200 for a rack's kernels.
 # How far predictions are off when fitted without the rows they are scored on: `moesim accuracy`.
 """
 
@@ -52,7 +54,7 @@ def show(section: str, fitted: dict[str, dict[str, float]]) -> None:
     twins = RACK_TWINS if section.startswith("rack") else TWINS
     for twin, device in twins.items():
         if device in fitted:
-            fitted[twin] = fitted[device]
+            fitted.setdefault(twin, fitted[device])
     for device in LINKS:
         if device in fitted:
             values = ", ".join(f"{name}: {value:.3g}" for name, value in fitted[device].items())
@@ -92,4 +94,10 @@ if __name__ == "__main__":
         show(family.name, found)
     for kernel in ("low_latency", "normal", "rack"):
         for direction in ("dispatch", "combine"):
-            show(f"{kernel}_{direction}", exchange(kernel, direction))
+            constants = exchange(kernel, direction)
+            if kernel == "low_latency":
+                for twin, device in TWINS.items():
+                    bound = exchange("normal", direction)[device]["nvlink"]
+                    pace = constants[device]["nvlink"] * node_links(twin).rate / node_links(device).rate
+                    constants[twin] = {**constants[device], "nvlink": max(bound, pace)}
+            show(f"{kernel}_{direction}", constants)

@@ -36,7 +36,11 @@ HEADLINES = (
         "fraction=0.95, hot=1",
         "peak memory of LLEP, gpt-oss-120b layer",
     ),
-    ("Normal kernels, dispatch", "nodes=4", "DeepEP dispatch on 4 H800 nodes"),
+    (
+        "Normal kernels, dispatch",
+        "nodes=4, n_group=4, topk_group=4",
+        "DeepEP dispatch on 4 H800 nodes",
+    ),
     ("Rank imbalance, 32 ranks", "policy=eplb", "(max - mean) / mean load left by EPLB, 32 GB200"),
     ("DeepSeek decode, 18 H800 nodes", "tokens_per_device=88", "DeepSeek's production decode"),
     ("vLLM decode, H200 nodes", "nodes=4", "vLLM decode on 4 H200 nodes (worst point)"),

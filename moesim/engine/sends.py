@@ -60,7 +60,7 @@ def reached(copies: Array, tokens: Array, top_k: int, spared: npt.ArrayLike = 1.
         expected = np.asarray(tokens * _at_least_one(np.asarray(np.minimum(amounts * share, 1.0)), top_k))
     if np.all(np.asarray(spared) == 1.0):
         return expected
-    return np.maximum(expected * spared, copies / top_k)
+    return np.asarray(np.maximum(expected * np.asarray(spared), amounts / top_k))
 
 
 def _at_least_one(chance: Array, draws: int) -> Array:

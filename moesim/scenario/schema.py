@@ -45,8 +45,9 @@ class ScenarioSpec(Section):
     )
     kernels: KernelChoice = Field(
         default_factory=lambda: KernelSection(),
-        description="How the software runs an MoE layer: `fused` grouped kernels, or `eager` tensor "
-        "operations expert by expert.",
+        description="How the software runs an MoE layer: `fused` grouped kernels, `eager` tensor "
+        "operations expert by expert, or fused ones with DeepEP (`deepep`, `deepep_low_latency`) or the "
+        "NVLink kernels of a rack (`rack`) in place of NCCL.",
     )
     costs: CostsSection = Field(default_factory=lambda: CostsSection(), description="Where prices come from.")
     memory: MemorySection = Field(
