@@ -338,3 +338,18 @@ def test_wrong_steps_and_tokens_are_refused(step: int, tokens: list[int]) -> Non
 def test_parameters_are_described(kind: str) -> None:
     for field in generator_parameters(kind).model_fields.values():
         assert field.description
+
+
+@pytest.mark.parametrize("kind", ["uniform", "zipf", "dirichlet"])
+def test_groups_get_equal_shares_whatever_the_skew(kind: str) -> None:
+    more = {"uniform": {}, "zipf": {"exponent": 2.0}, "dirichlet": {"alpha": 0.1}}[kind]
+    source = create_generator(kind, experts=64, top_k=8, layers=3, seed=1, groups=8, **more)
+    counts = source.load(0, np.asarray([5, 16, 0])).counts
+    per_group = counts.reshape(3, 3, 8, 8).sum(axis=3)
+    np.testing.assert_array_equal(per_group, np.broadcast_to(np.asarray([[5], [16], [0]]), per_group.shape))
+    assert counts.max() <= 16
+    plain = create_generator(kind, experts=64, top_k=8, layers=3, seed=1, **more)
+    one = create_generator(kind, experts=64, top_k=8, layers=3, seed=1, groups=1, **more)
+    np.testing.assert_array_equal(plain.load(0, np.asarray([9])).counts, one.load(0, np.asarray([9])).counts)
+    with pytest.raises(InputError, match="3 groups do not divide 64 experts"):
+        create_generator(kind, experts=64, top_k=8, layers=1, seed=1, groups=3, **more)

@@ -16,7 +16,13 @@ class _Strict(BaseModel):
 
 
 Quantity = Literal[
-    "speedup", "peak_memory_gib", "rank_excess", "dispatch_us", "combine_us", "tokens_per_s_per_device"
+    "speedup",
+    "latency_ms",
+    "peak_memory_gib",
+    "rank_excess",
+    "dispatch_us",
+    "combine_us",
+    "tokens_per_s_per_device",
 ]
 
 
@@ -36,7 +42,7 @@ class Figure(_Strict):
     baseline: str = "ep"
     axes: tuple[str, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
-    points: tuple[tuple[float | int | str, ...], ...]
+    points: tuple[tuple[float | int | str | tuple[int, ...], ...], ...]
     note: str = ""
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moesim.results import Result
 
 Progress = Callable[[int, int], None]
+Point = tuple[float | int | str | tuple[int, ...], ...]
 
 COLUMNS = ("paper", "figure", "point", "unit", "published", "predicted", "relative_error", "mark", "note")
 
@@ -67,8 +68,9 @@ class _Runs:
         return self.known[key]
 
 
-def _row(paper: Paper, figure: Figure, point: tuple[float | int | str, ...], runs: _Runs) -> dict[str, Any]:
-    *values, published = point
+def _row(paper: Paper, figure: Figure, point: Point, runs: _Runs) -> dict[str, Any]:
+    *values, last = point
+    published = float(str(last))
     settings = dict(figure.settings)
     policy = figure.policy
     for axis, value in zip(figure.axes, values, strict=True):
@@ -84,9 +86,9 @@ def _row(paper: Paper, figure: Figure, point: tuple[float | int | str, ...], run
             f"{axis.split('.')[-1]}={value}" for axis, value in zip(figure.axes, values, strict=True)
         ),
         "unit": figure.unit,
-        "published": float(published),
+        "published": published,
         "predicted": predicted,
-        "relative_error": predicted / float(published) - 1.0,
+        "relative_error": predicted / published - 1.0,
         "mark": figure.mark,
         "note": figure.note,
     }
@@ -96,6 +98,8 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
     result = runs.run(figure.scenario, settings, policy)
     if figure.quantity == "peak_memory_gib":
         return float(result.peak_memory_bytes) / 2**30
+    if figure.quantity == "latency_ms":
+        return result.latency_s["mean"] * 1e3
     if figure.quantity == "rank_excess":
         return result.imbalance - 1.0
     if figure.quantity in ("dispatch_us", "combine_us"):

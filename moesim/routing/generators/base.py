@@ -73,6 +73,8 @@ class Generator(ABC):
         self.top_k = shape.top_k
         self.layers = shape.layers
         own = parameters.model_dump(exclude={"profile_tokens", "counts"})
+        if own.get("groups") == 1:
+            del own["groups"]
         inside = ", ".join(f"{key}={value:g}" for key, value in own.items())
         self.name = f"{self.kind}({inside})" if inside else self.kind
         self._profile_tokens = np.array([parameters.profile_tokens], dtype=np.int64)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from moesim.errors import InputError
 from moesim.routing.generators.base import Generator, Shape
 from moesim.routing.generators.parameters import GeneratorParameters
 from moesim.routing.generators.sampling import FloatArray, on_grid, sampled
@@ -15,23 +16,43 @@ from moesim.routing.generators.streams import stream
 from moesim.routing.load import IntArray
 
 
+class PopularityParameters(GeneratorParameters):
+    """What every generator of this module accepts."""
+
+    groups: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        description="equal groups of neighbouring experts; every token takes as many experts from each "
+        "(Pangu Pro MoE's grouped routing, arXiv 2505.21411)",
+    )
+
+
 class PopularityGenerator(Generator):
     """Popularity drawn once per layer; steps and the profiling window are samples of it.
 
     The share of copies that an expert gets is proportional to its popularity, up to the cap of one
-    copy per token.
+    copy per token; with groups, its share of the copies that the group gets.
     """
 
     popularity: FloatArray
 
-    def __init__(self, shape: Shape, parameters: GeneratorParameters) -> None:
+    def __init__(self, shape: Shape, parameters: PopularityParameters) -> None:
         super().__init__(shape, parameters)
+        self._groups = parameters.groups
+        if self.experts % self._groups or self.top_k % self._groups:
+            message = (
+                f"generator '{self.kind}': {self._groups} groups do not divide {self.experts} experts and "
+                f"{self.top_k} experts per token"
+            )
+            raise InputError(message)
         rows = [
             self._popularity(stream(shape.seed, self.kind, "popularity", layer))
             for layer in range(self.layers)
         ]
         self.popularity = np.stack(rows)
-        self._grids = [on_grid(row, self.top_k) for row in rows]
+        each = self.top_k // self._groups
+        self._grids = [[on_grid(part, each) for part in np.split(row, self._groups)] for row in rows]
 
     @abstractmethod
     def _popularity(self, draw: np.random.Generator) -> FloatArray:
@@ -40,23 +61,34 @@ class PopularityGenerator(Generator):
     def _counts(self, step: int | None, tokens: IntArray) -> IntArray:
         window = ("profile", 0) if step is None else ("step", step)
         rows = [
-            sampled(grid, tokens, stream(self.shape.seed, self.kind, *window, "layer", layer))
-            for layer, grid in enumerate(self._grids)
+            np.concatenate(
+                [
+                    sampled(grid, tokens, stream(self.shape.seed, self.kind, *window, "layer", layer, *group))
+                    for grid, group in zip(grids, self._labels, strict=True)
+                ],
+                axis=-1,
+            )
+            for layer, grids in enumerate(self._grids)
         ]
         return np.stack(rows)
+
+    @property
+    def _labels(self) -> list[tuple[str, ...]]:
+        """Names of the groups' random streams."""
+        return [()] if self._groups == 1 else [(f"group {group}",) for group in range(self._groups)]
 
 
 class Uniform(PopularityGenerator):
     """Every expert equally likely: what is left is the sampling noise of an ideal router."""
 
     kind: ClassVar[str] = "uniform"
-    parameters_model: ClassVar[type[GeneratorParameters]] = GeneratorParameters
+    parameters_model: ClassVar[type[GeneratorParameters]] = PopularityParameters
 
     def _popularity(self, draw: np.random.Generator) -> FloatArray:
         return np.full(self.experts, 1.0 / self.experts)
 
 
-class ZipfParameters(GeneratorParameters):
+class ZipfParameters(PopularityParameters):
     """Parameters of ``zipf``."""
 
     exponent: float = Field(
@@ -79,7 +111,7 @@ class Zipf(PopularityGenerator):
         return np.asarray(ranks.astype(np.float64) ** -self._exponent)
 
 
-class DirichletParameters(GeneratorParameters):
+class DirichletParameters(PopularityParameters):
     """Parameters of ``dirichlet``."""
 
     alpha: float = Field(
