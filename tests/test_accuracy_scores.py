@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from moesim.accuracy import families, run, tables
+from moesim.accuracy import families, run
 from moesim.accuracy.families import FAMILY_NAMES
 from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
-from moesim.accuracy.rows import measured, thin, thin_curves
 from moesim.accuracy.score import points, summarise, worst_cases
 from moesim.cli import main
 from moesim.errors import InputError
+from moesim.measured import tables
+from moesim.measured.rows import measured, thin, thin_curves
 
 
 def table(device: str = "H200-SXM", rate: float = 1e9) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Final, Protocol
 
 from moesim.accuracy.protocols import Array
-from moesim.accuracy.rows import Measured
 from moesim.errors import unknown_name
+from moesim.measured.rows import Measured
 
 FAMILY_NAMES: Final = (
     "moe",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from moesim.accuracy.rows import Measured
+from moesim.measured.rows import Measured
 
 Array = npt.NDArray[np.float64]
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from moesim.accuracy.families import Family, families, family_named
 from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
-from moesim.accuracy.rows import GROUP, Measured, thin, thin_curves
 from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
-from moesim.accuracy.tables import check_device, measured_devices
+from moesim.measured.rows import GROUP, Measured, thin, thin_curves
+from moesim.measured.tables import check_device, measured_devices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from typing import Final
 
 import pandas as pd
 
-from moesim.accuracy.rows import Measured, measured
-from moesim.accuracy.tables import find_tables, read_table, source_name, versions
+from moesim.measured.rows import Measured, measured
+from moesim.measured.tables import find_tables, read_table, source_name, versions
 
 DTYPES: Final = {
     "bfloat16": "bf16",

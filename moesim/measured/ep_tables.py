@@ -16,9 +16,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from moesim.accuracy.tables import find_tables, read_table, source_name, versions
 from moesim.hardware.distinct import pairs_per_token
 from moesim.hardware.network_constants import node_links
+from moesim.measured.tables import find_tables, read_table, source_name, versions
 
 GROUP_LIMIT: Final = 4
 """Nodes that a token of DeepEP's test reaches at most."""
