@@ -8,10 +8,10 @@ import pytest
 
 from moesim.accuracy.moe import MoeFamily
 from moesim.accuracy.moe_effects import eplb_gain, skew, straggler
-from moesim.accuracy.moe_loads import dealt, draw, group_counts, load_counts
 from moesim.accuracy.protocols import leave_model_out
 from moesim.hardware.grouped_kernels import GroupedKernel
 from moesim.measured import tables
+from moesim.measured.moe_loads import dealt, draw, group_counts, load_counts
 from moesim.measured.moe_tables import kernel_family, moe_rows
 from moesim.measured.rows import thin
 
