@@ -67,22 +67,9 @@ class Attention:
 
     phase: str
     case: tuple[str, ...] = ("batch", "tokens", "heads", "kv_heads", "width", "window", "kernel")
+    curve: tuple[str, ...] = ("kind", "kernel", "batch", "heads", "kv_heads", "width", "window")
+    axis: str = "tokens"
     fit_rows: int = 4000
-
-    @property
-    def axis(self) -> str:
-        """Column that a measured curve runs along.
-
-        Tables know a phase best along it: prefill grows in proportion to the batch, decoding hardly with
-        query heads; over tokens both bend between the tables' points, a factor of two apart.
-        """
-        return "batch" if self.phase == "prefill" else "heads"
-
-    @property
-    def curve(self) -> tuple[str, ...]:
-        """Columns that are constant along a measured curve."""
-        sizes = ("batch", "heads", "kv_heads", "width", "window", "tokens")
-        return ("kind", "kernel", *(name for name in sizes if name != self.axis))
 
     @property
     def name(self) -> str:

@@ -56,8 +56,8 @@ class Gemm:
     """The family of dense GEMMs. Left out as one model: a class of weight shapes [n, k]."""
 
     name: str = "gemm"
-    curve: tuple[str, ...] = ("m", "n")
-    axis: str = "k"
+    curve: tuple[str, ...] = ("n", "k")
+    axis: str = "m"
     case: tuple[str, ...] = ("m", "n", "k")
     fit_rows: int = 4000
 

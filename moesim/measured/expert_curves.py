@@ -9,6 +9,7 @@ In the tables all tokens of the group enter the call; pairs of experts elsewhere
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Final
@@ -16,12 +17,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from moesim.measured.between import Array, Reading, between, idle, neighbours, within
+from moesim.measured.between import Array, Reading, between, guided, idle, neighbours, within
 from moesim.measured.dense_grids import SOFTWARE
 from moesim.measured.grid import Grid
 
 if TYPE_CHECKING:
     from moesim.measured.rows import Measured
+
+Model = Callable[[Array, int], Array]
+"""Analytic seconds of calls with so many rows, [points], for so many experts on the device."""
 
 LOADS: Final = ("balanced", "power_law_1.01", "power_law_1.2")
 """Loads in the order in which they are taken as the level: DeepSeek-V3 has no usable balanced timings."""
@@ -51,22 +55,42 @@ class ExpertCurves:
     def _sizes(self) -> Array:
         return np.array(sorted(self.curves), dtype=np.float64)
 
-    def seconds(self, rows: npt.ArrayLike, experts_here: int) -> Reading:
-        """Read the time of one call with ``rows`` rows for the ``experts_here`` experts of a device.
+    def seconds(self, rows: npt.ArrayLike, experts_here: int, model: Model | None = None) -> Reading:
+        """Read the time of one call under the load of these curves.
 
         Numbers of experts that were not measured are read between those that were, at the same rows.
+
+        Args:
+            rows: rows of the device, [...].
+            experts_here: experts of the device.
+            model: analytic seconds of a call with ``counts(rows, experts)``; it says how time is spread
+                between two points (``between.guided``). Its scale does not matter.
         """
         x = np.asarray(rows, dtype=np.float64)
         low, high = self._around(experts_here)
-        first = self.curves[low].read(x)
+        first = self._read(low, x, model)
         if low == high:
             fits = within(self._sizes, np.asarray(experts_here, dtype=np.float64))
             return idle(Reading(np.where(fits, first.seconds, 0.0), first.inside & fits), x)
-        second = self.curves[high].read(x)
+        second = self._read(high, x, model)
         inside = first.inside & second.inside
         size, below, above = (np.asarray(number, dtype=np.float64) for number in (experts_here, low, high))
         seconds = between(size, below, above, first.seconds, second.seconds)
         return idle(Reading(np.where(inside, seconds, 0.0), inside), x)
+
+    def _read(self, experts_here: int, x: Array, model: Model | None) -> Reading:
+        """Read one measured curve."""
+        curve = self.curves[experts_here]
+        if model is None:
+            return curve.read(x)
+        (points,) = curve.points
+        low, high = neighbours(points, x)
+        told = model(np.concatenate([points, x.ravel()]), experts_here)
+        there, here = told[: len(points)], told[len(points) :].reshape(x.shape)
+        times = curve.seconds[low], curve.seconds[high]
+        seconds = guided(x, points[low], points[high], *times, here, there[low], there[high])
+        inside = within(points, x)
+        return Reading(np.where(inside, seconds, 0.0), inside)
 
     def counts(self, rows: npt.ArrayLike, experts_here: int) -> npt.NDArray[np.int64]:
         """Return whole rows per expert that the times stand for, fullest first, [..., experts_here].

@@ -20,7 +20,7 @@ from moesim.hardware.protocols import Operation
 from moesim.hardware.spec import Device
 from moesim.measured.between import Reading, idle, nothing
 from moesim.measured.dense_grids import attention_grids, gemm_grid
-from moesim.measured.expert_curves import ExpertCurves, expert_curves
+from moesim.measured.expert_curves import ExpertCurves, Model, expert_curves
 from moesim.measured.network_grids import Direction, collective_grid, exchange_grid
 from moesim.measured.tables import measured_devices
 
@@ -95,12 +95,14 @@ class MeasuredTables:
         sizes = (batch, queries, context)
         grids = attention_grids(self.device, kind, phase, dtype)
         seen, new = np.asarray(context, dtype=np.float64), np.asarray(queries, dtype=np.float64)
-        if window > 0 and bool(np.all(seen <= window)):
-            window = 0
-        grid = grids.get((head_dim, window))
-        if grid is None:
-            return idle(nothing(*sizes), batch)
-        seconds, inside = grid.read(batch, heads, kv_heads, context)
+        seconds, inside = nothing(*sizes)
+        # Until a context outgrows the window, there is none.
+        for width in {0, window}:
+            grid = grids.get((head_dim, width))
+            if grid is not None:
+                told = grid.read(batch, heads, kv_heads, context)
+                here = (seen > window) == (width > 0) if window else True
+                seconds, inside = np.where(here, told.seconds, seconds), np.where(here, told.inside, inside)
         inside = inside & (new == (seen if phase == "prefill" else 1.0))
         shape = np.broadcast_shapes(*(np.shape(size) for size in sizes))
         found = (np.broadcast_to(part, shape) for part in (np.where(inside, seconds, 0.0), inside))
@@ -133,6 +135,7 @@ class MeasuredTables:
         dtype: str,
         backend: str | None = None,
         load: str | None = None,
+        model: Model | None = None,
     ) -> Reading:
         """Read one fused expert layer under a standard load: balanced, or else the mildest power law.
 
@@ -147,11 +150,12 @@ class MeasuredTables:
             dtype: format of the weights, a key of ``hardware.calibration.FORMATS``.
             backend: software, or software and kernel family; see ``expert_curves`` for the default.
             load: one of ``expert_curves.LOADS``; by default the first that was measured.
+            model: analytic seconds under the same load, as a guide; see ``ExpertCurves.seconds``.
         """
         curves = self.expert_curves(
             shape, top_k=top_k, experts=experts, dtype=dtype, backend=backend, load=load
         )
-        return idle(nothing(rows), rows) if curves is None else curves.seconds(rows, experts_here)
+        return idle(nothing(rows), rows) if curves is None else curves.seconds(rows, experts_here, model)
 
     def collective(self, operation: Operation, devices: npt.ArrayLike, size: npt.ArrayLike) -> Reading:
         """Read one collective of NCCL among devices of one node, newest version.
