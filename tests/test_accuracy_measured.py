@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from moesim.accuracy.protocols import read_off_neighbours
+from moesim.errors import InputError
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.grouped_gemm import ExpertShape
 from moesim.measured import tables
@@ -213,3 +214,10 @@ def test_a_thousand_points_take_about_a_millisecond(h200: MeasuredTables, kind: 
         calls[kind]()
         taken.append(time.perf_counter() - start)
     assert min(taken) < 1e-3
+
+
+def test_devices_whose_folder_is_empty_are_not_measured() -> None:
+    with pytest.raises(InputError, match="no measured tables of device 'H100-PCIe'") as caught:
+        MeasuredTables(load_device("H100-PCIe"))
+    assert caught.value.hint is not None
+    assert "H100-SXM" in caught.value.hint

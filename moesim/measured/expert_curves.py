@@ -162,13 +162,15 @@ def expert_curves(
     rows = moe_rows(device)
     if rows.empty:
         return None
-    width = rows["intermediate"].to_numpy() / rows["tp"].to_numpy()
-    asked = {"hidden": hidden, "top_k": top_k, "experts": experts, "dtype": dtype, "gated": gated}
-    fits = np.logical_and.reduce([(rows[name] == value).to_numpy() for name, value in asked.items()])
-    software = rows["backend"].astype(str).str.partition("/")[0]
+    # Numbers first: texts of the few rows that are left cost little.
+    for name, value in {"hidden": hidden, "top_k": top_k, "experts": experts}.items():
+        rows = rows[rows[name].to_numpy() == value]
+    rows = rows[rows["intermediate"].to_numpy() == intermediate * rows["tp"].to_numpy()]
+    rows = rows[(rows["dtype"] == dtype) & (rows["gated"] == gated)]
+    software = rows["backend"].astype(str).str.partition("/")[0] if len(rows) else rows["backend"]
     names = [backend.partition("/")[0]] if backend is not None else list(SOFTWARE)
     for name in names:
-        mine = rows[fits & (width == intermediate) & (software == name).to_numpy()]
+        mine = rows[(software == name).to_numpy()]
         if backend is not None and "/" in backend:
             mine = mine[mine["backend"] == backend]
         for wanted in LOADS if load is None else (load,):

@@ -66,9 +66,9 @@ def data_root() -> Path:
 
 @cache
 def measured_devices() -> tuple[str, ...]:
-    """Return the catalogue names of the devices with a folder of tables."""
+    """Return the catalogue names of the devices with tables; some have an empty folder."""
     root = data_root()
-    return tuple(name for system, name in SYSTEMS.items() if (root / system).is_dir())
+    return tuple(name for system, name in SYSTEMS.items() if any((root / system).rglob("*.parquet")))
 
 
 def check_device(name: str) -> str:
