@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 
 from moesim.accuracy.moe import FIT_ROWS, fit_layers
-from moesim.accuracy.moe_tables import moe_rows
-from moesim.accuracy.rows import Measured, thin
-from moesim.accuracy.tables import measured_devices
 from moesim.hardware import calibration
+from moesim.measured.moe_tables import moe_rows
+from moesim.measured.rows import Measured, thin
+from moesim.measured.tables import measured_devices
 
 DATA = Path(calibration.__file__).parent / "data" / "calibration.yaml"
 

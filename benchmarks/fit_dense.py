@@ -16,9 +16,9 @@ import pandas as pd
 import yaml
 
 from moesim.accuracy import attention, gemm
-from moesim.accuracy.rows import Measured, thin
-from moesim.accuracy.tables import measured_devices
 from moesim.hardware.catalogue import read_data
+from moesim.measured.rows import Measured, thin
+from moesim.measured.tables import measured_devices
 
 HEADER = """\
 # Constants of dense GEMMs (dense_gemm.py) and attention cores (attention_cost.py) per device and format.

@@ -12,9 +12,9 @@ import pandas as pd
 
 from moesim.accuracy.collectives import FAMILIES, fit_collective
 from moesim.accuracy.ep import fit_exchange
-from moesim.accuracy.ep_tables import exchanges
-from moesim.accuracy.rows import thin
 from moesim.hardware.network_constants import node_links
+from moesim.measured.ep_tables import exchanges
+from moesim.measured.rows import thin
 
 HEADER = """\
 # Links of measured systems and the constants of the size-dependent network models. Times in seconds, rates in

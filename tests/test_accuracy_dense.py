@@ -148,7 +148,7 @@ def test_unknown_devices_and_kinds_have_constants_or_a_clear_error():
 @pytest.mark.parametrize("dtype", ["bf16", "fp8_block"])
 def test_gemms_of_shapes_left_out_are_predicted(dtype):
     from moesim.accuracy.gemm import Gemm
-    from moesim.accuracy.rows import thin
+    from moesim.measured.rows import thin
 
     rows = Gemm().measured("H100-SXM")
     group = thin(rows[(rows["dtype"] == dtype) & (rows["backend"] == "trtllm")], 3000)
@@ -163,7 +163,7 @@ def test_gemms_of_shapes_left_out_are_predicted(dtype):
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_attention_of_heads_left_out_is_predicted(phase):
     from moesim.accuracy.attention import Attention
-    from moesim.accuracy.rows import thin
+    from moesim.measured.rows import thin
 
     family = Attention(phase)
     rows = family.measured("H100-SXM")

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moesim.accuracy import tables
 from moesim.accuracy.moe import MoeFamily
 from moesim.accuracy.moe_effects import eplb_gain, skew, straggler
-from moesim.accuracy.moe_loads import dealt, draw, group_counts, load_counts
-from moesim.accuracy.moe_tables import kernel_family, moe_rows
 from moesim.accuracy.protocols import leave_model_out
-from moesim.accuracy.rows import thin
 from moesim.hardware.grouped_kernels import GroupedKernel
+from moesim.measured import tables
+from moesim.measured.moe_loads import dealt, draw, group_counts, load_counts
+from moesim.measured.moe_tables import kernel_family, moe_rows
+from moesim.measured.rows import thin
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "kernels"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.accuracy import collectives, ep, tables
+from moesim.accuracy import collectives, ep
 from moesim.accuracy.protocols import leave_model_out
 from moesim.errors import InputError
 from moesim.hardware.distinct import distinct_limited, distinct_units, pairs_per_token, spared
@@ -23,6 +23,7 @@ from moesim.hardware.expert_exchange import (
 )
 from moesim.hardware.network_constants import model_constants, node_links
 from moesim.hardware.protocols import OPERATIONS, CollectiveConstants, collective_seconds
+from moesim.measured import tables
 
 measurements = pytest.mark.skipif(
     not tables.installed(), reason="the measured tables (extra 'measured') are not installed"

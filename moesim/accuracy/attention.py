@@ -10,15 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 
 from moesim.accuracy.alternating import Array, Fitted, fit
-from moesim.accuracy.attention_tables import device_rows
-from moesim.accuracy.rows import Measured, thin
 from moesim.hardware.attention_choices import (
     PACKINGS,
     UNLIMITED,
@@ -29,6 +26,8 @@ from moesim.hardware.attention_choices import (
 from moesim.hardware.attention_cost import AttentionConstants, choice_seconds, work_seconds
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.dense_constants import cache_bytes
+from moesim.measured.attention_tables import attention_rows
+from moesim.measured.rows import Measured, thin
 
 BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "launch_s": (5e-7, 6e-5),
@@ -68,22 +67,9 @@ class Attention:
 
     phase: str
     case: tuple[str, ...] = ("batch", "tokens", "heads", "kv_heads", "width", "window", "kernel")
+    curve: tuple[str, ...] = ("kind", "kernel", "batch", "heads", "kv_heads", "width", "window")
+    axis: str = "tokens"
     fit_rows: int = 4000
-
-    @property
-    def axis(self) -> str:
-        """Column that a measured curve runs along.
-
-        Tables know a phase best along it: prefill grows in proportion to the batch, decoding hardly with
-        query heads; over tokens both bend between the tables' points, a factor of two apart.
-        """
-        return "batch" if self.phase == "prefill" else "heads"
-
-    @property
-    def curve(self) -> tuple[str, ...]:
-        """Columns that are constant along a measured curve."""
-        sizes = ("batch", "heads", "kv_heads", "width", "window", "tokens")
-        return ("kind", "kernel", *(name for name in sizes if name != self.axis))
 
     @property
     def name(self) -> str:
@@ -92,7 +78,7 @@ class Attention:
 
     def measured(self, device: str) -> Measured:
         """Return all timings of a device; of each software those of the newest version."""
-        return _measured(device, self.phase)
+        return attention_rows(device, self.phase)
 
     def predict(self, train: Measured, test: Measured) -> Array:
         """Fit constants per kind and kernel of ``test`` on ``train``, and price ``test``."""
@@ -195,16 +181,6 @@ def _work(rows: Measured, phase: str, absorbed: bool) -> AttentionWork:
     return AttentionWork(
         column("batch"), queries, past, window, heads, shared, qk, v, cached, column("key_bytes")
     )
-
-
-@cache
-def _measured(device: str, phase: str) -> Measured:
-    parts = [device_rows(device, phase, kind) for kind in ("gqa", "mla")]
-    kept = [part for part in parts if len(part)]
-    if not kept:
-        return pd.DataFrame()
-    labels = ("device", "family", "dtype", "backend", "source", "shape", "kind", "kernel")
-    return pd.concat(kept, ignore_index=True).astype(dict.fromkeys(labels, "category"))
 
 
 FAMILIES: Final = (Attention("prefill"), Attention("decode"))

@@ -8,30 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from moesim.accuracy.prior_fit import Prior, fit
 from moesim.accuracy.protocols import Array
-from moesim.accuracy.rows import Measured, measured
-from moesim.accuracy.tables import find_tables, read_table, source_name
 from moesim.hardware.network_constants import node_links
 from moesim.hardware.protocols import CollectiveConstants, Operation, collective_seconds
-
-SMALLEST: Final = 1024
-LARGEST: Final = 512 * 2**20
-"""Bytes between which rows are scored."""
-
-_TABLE_NAMES: Final[dict[Operation, str]] = {
-    "all_to_all": "alltoall",
-    "all_gather": "all_gather",
-    "reduce_scatter": "reduce_scatter",
-    "all_reduce": "all_reduce",
-}
-_DTYPES: Final = {"half": ("fp16", 2), "int8": ("int8", 1)}
+from moesim.measured.collective_tables import collective_rows
+from moesim.measured.rows import Measured
 
 _MIDDLE: Final = {
     "start_s": 6e-6,
@@ -74,7 +60,7 @@ class CollectiveFamily:
 
     def measured(self, device: str) -> Measured:
         """Return the rows of the newest NCCL; keys that were timed more than once by their median."""
-        return _measured(self.name, device)
+        return collective_rows(self.name, device)
 
     def predict(self, train: Measured, test: Measured) -> Array:
         """Fit on rows of the same kind of link, if there are any, and predict."""
@@ -108,25 +94,6 @@ def _pricer(operation: Operation, rows: Measured) -> Callable[[CollectiveConstan
     count, size = (rows[column].to_numpy(dtype=float) for column in ("num_gpus", "bytes"))
     rate, island = (np.array([getattr(link, name) for link in links]) for name in ("rate", "island"))
     return lambda constants: collective_seconds(operation, count, size, rate, constants, island)
-
-
-@cache
-def _measured(operation: Operation, device: str) -> Measured:
-    found = find_tables(device, "comm", "nccl_perf", "nccl").get("nccl")
-    if found is None:
-        return pd.DataFrame(columns=["device", "dtype", "backend", "shape", "seconds"])
-    table = read_table(found, ("op_name", "nccl_dtype", "num_gpus", "message_size", "latency"))
-    table = table[(table["op_name"] == _TABLE_NAMES[operation]) & table["nccl_dtype"].isin(list(_DTYPES))]
-    width = table["nccl_dtype"].map({name: size for name, (_, size) in _DTYPES.items()})
-    table = table.assign(
-        bytes=table["message_size"] * width,
-        dtype=table["nccl_dtype"].map({name: dtype for name, (dtype, _) in _DTYPES.items()}),
-        seconds=table["latency"] * 1e-3,
-    )
-    table = table[(table["bytes"] >= SMALLEST) & (table["bytes"] <= LARGEST)]
-    table = table.groupby(["dtype", "num_gpus", "bytes"])[["seconds"]].median().reset_index()
-    table["shape"] = table["num_gpus"].astype(str) + " devices"
-    return measured(table, device=device, family=operation, source=source_name(found), backend="nccl")
 
 
 FAMILIES: Final = (

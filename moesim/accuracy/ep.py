@@ -12,10 +12,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from moesim.accuracy.ep_tables import exchanges
 from moesim.accuracy.prior_fit import Prior, fit
 from moesim.accuracy.protocols import Array
-from moesim.accuracy.rows import Measured, measured
 from moesim.hardware import load_device
 from moesim.hardware.expert_exchange import (
     LowLatencyConstants,
@@ -26,6 +24,8 @@ from moesim.hardware.expert_exchange import (
     rack_seconds,
 )
 from moesim.hardware.network_constants import Constants, node_links, usable_nic_rate
+from moesim.measured.ep_tables import exchanges
+from moesim.measured.rows import Measured, measured
 
 KERNELS: Final[dict[str, type[Constants]]] = {
     "low_latency": LowLatencyConstants,

@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import Final, Protocol
 
 from moesim.accuracy.protocols import Array
-from moesim.accuracy.rows import Measured
 from moesim.errors import unknown_name
+from moesim.measured.rows import Measured
 
 FAMILY_NAMES: Final = (
     "moe",
@@ -38,7 +38,7 @@ class Family(Protocol):
     Attributes:
         name: one of ``FAMILY_NAMES``.
         curve: columns (beside dtype and backend) that are constant along a measured curve.
-        axis: column that varies along a curve, positive; curves are interpolated over it, log-log.
+        axis: column that varies along a curve, positive; measured prices are read along it.
         case: columns that name a row beside its shape, for the list of worst cases.
         fit_rows: rows that one fit takes at most; longer tables are thinned.
     """

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from moesim.accuracy.alternating import Array, fit
-from moesim.accuracy.rows import Measured, measured, thin
-from moesim.accuracy.tables import find_tables, read_table, source_name, versions
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.dense_constants import cache_bytes
 from moesim.hardware.dense_gemm import (
@@ -28,6 +24,8 @@ from moesim.hardware.dense_gemm import (
     dense_gemm_seconds,
     gemm_choices,
 )
+from moesim.measured.gemm_tables import gemm_rows
+from moesim.measured.rows import Measured, thin
 
 BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "launch_s": (3e-7, 3e-5),
@@ -44,9 +42,6 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
 }
 """Range of each fitted constant; mma may exceed 1 because some boards clock above their datasheet's rate."""
 
-_NAMES: Final = {"bfloat16": "bf16", "nvfp4": "fp4", "sq": "int8", "int4_wo": "int4"}
-"""Kinds of the tables that are called otherwise here."""
-
 _FIT_ROWS: Final = 1500
 """Rows that one fit sees; more change the median error by less than its last digit."""
 
@@ -61,14 +56,14 @@ class Gemm:
     """The family of dense GEMMs. Left out as one model: a class of weight shapes [n, k]."""
 
     name: str = "gemm"
-    curve: tuple[str, ...] = ("m", "n")
-    axis: str = "k"
+    curve: tuple[str, ...] = ("n", "k")
+    axis: str = "m"
     case: tuple[str, ...] = ("m", "n", "k")
     fit_rows: int = 4000
 
     def measured(self, device: str) -> Measured:
         """Return all timings of a device; of each software and kind those of the newest version."""
-        return _measured(device)
+        return gemm_rows(device)
 
     def predict(self, train: Measured, test: Measured) -> Array:
         """Fit constants on ``train`` and price ``test``; both hold one kind of GEMM."""
@@ -124,42 +119,6 @@ def _price(choices: GemmChoices, constants: Mapping[str, float]) -> Array:
 def _extents(rows: Measured) -> tuple[Array, Array, Array]:
     m, n, k = (rows[name].to_numpy(dtype=np.float64) for name in ("m", "n", "k"))
     return m, n, k
-
-
-@cache
-def _measured(device: str) -> Measured:
-    """Read the tables of a device."""
-    parts: list[pd.DataFrame] = []
-    for software in find_tables(device, "gemm", "gemm_perf"):
-        seen: set[str] = set()
-        for path in reversed(versions(device, "gemm", "gemm_perf", software).values()):
-            table = read_table(path, ("gemm_dtype", "m", "n", "k", "latency"))
-            table["dtype"] = table["gemm_dtype"].astype(str).replace(_NAMES)
-            kinds = set(table["dtype"]) & set(FORMATS) - seen
-            seen |= kinds
-            part = table[table["dtype"].isin(kinds)].assign(backend=software, source=source_name(path))
-            parts.append(part)
-    if not parts:
-        return pd.DataFrame()
-    return _frame(device, pd.concat(parts, ignore_index=True))
-
-
-def _frame(device: str, table: pd.DataFrame) -> Measured:
-    """Average repeated keys, drop what no fp8_block kernel covers, and name the class of weight shapes."""
-    table = table[(table["dtype"] != "fp8_block") | ((table["n"] >= 128) & (table["k"] >= 128))]
-    keys = ["dtype", "backend", "source", "m", "n", "k"]
-    averaged = table.assign(seconds=table["latency"] * 1e-3).groupby(keys, sort=False)["seconds"].mean()
-    rows = averaged.reset_index()
-    rows["shape"] = _size_class(rows["n"], "n") + " " + _size_class(rows["k"], "k")
-    frame = measured(rows, device=device, family="gemm")
-    labels = ("device", "family", "dtype", "backend", "source", "shape")
-    return frame.astype({**dict.fromkeys(labels, "category"), "m": "int32", "n": "int32", "k": "int32"})
-
-
-def _size_class(extent: pd.Series[Any], name: str) -> pd.Series[str]:
-    """Return one of three names per extent; a class spans what one generation of models uses."""
-    names = np.array([f"{name}<=512", f"{name}<=4096", f"{name}>4096"])
-    return pd.Series(names[np.digitize(extent.to_numpy(), [513, 4097])], index=extent.index)
 
 
 FAMILIES: Final = (Gemm(),)

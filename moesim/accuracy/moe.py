@@ -12,14 +12,14 @@ import pandas as pd
 
 from moesim.accuracy.families import Family
 from moesim.accuracy.fitting import Bounded, fit_constants
-from moesim.accuracy.moe_loads import group_counts
-from moesim.accuracy.moe_tables import moe_rows
 from moesim.accuracy.protocols import Array
-from moesim.accuracy.rows import Measured, thin
 from moesim.hardware.calibration import FORMATS, kernel_for
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.grouped_gemm import ExpertShape, GroupedConstants, LayerWork, layer_work
 from moesim.hardware.spec import Device
+from moesim.measured.moe_loads import group_counts
+from moesim.measured.moe_tables import moe_rows
+from moesim.measured.rows import Measured, thin
 
 CONSTANTS: Final = (
     Bounded("launch_s", 25e-6, 2e-6, 150e-6),

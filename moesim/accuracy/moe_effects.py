@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from moesim.accuracy.moe import fit_layers, predict_layers
-from moesim.accuracy.moe_tables import moe_rows
 from moesim.accuracy.protocols import leave_model_out
-from moesim.accuracy.rows import Measured
+from moesim.measured.moe_tables import moe_rows
+from moesim.measured.rows import Measured
 
 _PAIRED = ["shape", "hidden", "intermediate", "slots", "tp", "ep", "tokens"]
 

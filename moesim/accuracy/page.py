@@ -18,7 +18,8 @@ the measurement. No row is scored with constants that have seen it:
 
 * `leave_model_out`: constants of a device, number format and kernel family come from all other models;
 * `leave_device_out`: constants come from all other devices, as shares of their datasheets' rates;
-* `leave_points_out` (source `measured`): a point is read off its two neighbours on the measured curve.
+* `leave_points_out` (source `measured`): every other number of tokens (rows of a GEMM, bytes of a collective)
+  is dropped from the tables, and read off those that stay as a run with measured prices reads them.
 
 What the constants do not cover is fixed once per family of kernels: the rule by which it chooses blocks,
 its tile widths, and how often it passes over its rows. These counts were chosen by looking at the tables

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from moesim.accuracy.rows import thin
+from moesim.measured.rows import thin
 from moesim.results.plots.style import GRID, INK, MUTED, POLICY_COLOURS, canvas, chart
 
 _SHOWN: Final = 3000

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from moesim.accuracy.rows import Measured
+from moesim.measured.between import between, guided
+from moesim.measured.rows import Measured
 
 Array = npt.NDArray[np.float64]
 
@@ -38,38 +39,33 @@ def leave_device_out(groups: Sequence[Measured], device: str) -> tuple[Measured,
 
 
 def read_off_neighbours(
-    group: Measured, curve: Sequence[str], axis: str, baseline: Array | None = None
+    group: Measured, curve: Sequence[str], axis: str, guide: Array | None = None
 ) -> Array:
-    """Predict every inner point of every measured curve from the rest of its curve, log-log.
+    """Predict every inner point of every measured curve as if it, and every other one, were not there.
 
-    With a baseline, what is interpolated is how far measurements are from it: the baseline knows the steps
-    between two points (whole blocks, waves), the neighbours know its error.
+    A point is read between its two neighbours by the rule of all measured prices, so dropping every other
+    point of a curve, once the odd and once the even ones, gives these very numbers.
 
     Args:
         group: rows of one device, precision and software.
         curve: columns that are constant along a curve.
         axis: column that varies along it, positive.
-        baseline: seconds per row predicted without any row of its shape; NaN where there is none.
+        guide: seconds per row that a model predicts which has seen no row of its shape; where given, points
+            are joined along it. NaN where there is no prediction.
 
     Returns:
         Seconds per row; NaN where a point has no neighbour on both sides.
     """
     result = np.full(len(group), np.nan)
-    axis_log = np.log(group[axis].to_numpy(dtype=float))
-    base_log = np.log(np.ones(len(group)) if baseline is None else np.nan_to_num(baseline, nan=1.0))
-    time_log = np.log(group["seconds"].to_numpy(dtype=float)) - base_log
-    for places in group.groupby(list(curve), sort=False, observed=True).indices.values():
-        order = places[np.argsort(axis_log[places], kind="stable")]
-        result[order] = _each_left_out(axis_log[order], time_log[order])
-    return np.asarray(np.exp(result + base_log), dtype=np.float64)
-
-
-def _each_left_out(x: Array, y: Array) -> Array:
-    """Interpolate every inner point of one curve between its neighbours; NaN at the ends."""
-    left = np.full(len(x), np.nan)
-    if len(x) < 3:
-        return left
-    span = x[2:] - x[:-2]
-    share = np.divide(x[1:-1] - x[:-2], span, out=np.full(len(span), np.nan), where=span > 0)
-    left[1:-1] = y[:-2] + share * (y[2:] - y[:-2])
-    return left
+    size = group[axis].to_numpy(dtype=np.float64)
+    seconds = group["seconds"].to_numpy(dtype=np.float64)
+    for found in group.groupby(list(curve), sort=False, observed=True).indices.values():
+        places = np.asarray(found, dtype=np.intp)
+        order = places[np.argsort(size[places], kind="stable")]
+        left, here, right = order[:-2], order[1:-1], order[2:]
+        around = (size[here], size[left], size[right], seconds[left], seconds[right])
+        read = between(*around)
+        if guide is not None and np.isfinite(guide[order]).all():
+            read = guided(*around, guide[here], guide[left], guide[right])
+        result[here] = np.where((size[left] < size[here]) & (size[here] < size[right]), read, np.nan)
+    return result

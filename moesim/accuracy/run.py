@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from moesim.accuracy.families import Family, families, family_named
 from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
-from moesim.accuracy.rows import GROUP, Measured, thin, thin_curves
 from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
-from moesim.accuracy.tables import check_device, measured_devices
+from moesim.measured.rows import GROUP, Measured, thin, thin_curves
+from moesim.measured.tables import check_device, measured_devices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+GUIDED: Final = ("moe",)
+"""Families whose measured prices are read along the predictions of their model."""
 
 Progress = Callable[[int, int], None]
 
@@ -81,17 +84,20 @@ def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:
     if rows.empty:
         return
     for key, whole in rows.groupby(list(GROUP), sort=True, observed=True):
-        group = thin_curves(whole, family.fit_rows, family.curve)
+        curves = thin_curves(whole, family.fit_rows, family.curve)
+        group = curves if family.name in GUIDED else thin(whole, family.fit_rows)
         unseen = np.full(len(group), np.nan)
         for train, test in leave_model_out(group):
             unseen[group.index.get_indexer(test.index)] = family.predict(train, test)
         yield points(group, unseen, source="analytic", protocol="leave_model_out", case=case)
-        read = read_off_neighbours(group, family.curve, family.axis, baseline=unseen)
-        yield points(group, read, source="measured", protocol="leave_points_out", case=case)
         split = leave_device_out([*_same_group(family, device, key), group], device)
+        elsewhere = unseen
         if split is not None:
-            seconds = family.predict(*split)
-            yield points(split[1], seconds, source="analytic", protocol="leave_device_out", case=case)
+            elsewhere = family.predict(*split)
+            yield points(split[1], elsewhere, source="analytic", protocol="leave_device_out", case=case)
+        guide = np.where(np.isfinite(unseen), unseen, elsewhere) if family.name in GUIDED else None
+        read = read_off_neighbours(curves, family.curve, family.axis, guide)
+        yield points(curves, read, source="measured", protocol="leave_points_out", case=case)
 
 
 def _same_group(family: Family, device: str, key: tuple[Hashable, ...]) -> Iterator[Measured]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.accuracy.protocols import Array
-from moesim.accuracy.rows import Measured
+from moesim.measured.rows import Measured
 
 COLUMNS: Final = (
     "device",

@@ -84,6 +84,16 @@ def load_counts(
         ep: devices of the group.
         distribution: ``balanced``, ``power_law_<a>``, with ``_eplb`` behind it if EPLB placed the experts.
     """
+    here, whole = loads_here(tokens, top_k, experts, slots, ep, distribution)
+    blocks = [float(np.ceil(here / height).sum(axis=1).mean()) for height in BLOCKS]
+    every = [float(np.ceil(whole / height).sum(axis=1).mean()) for height in BLOCKS]
+    return (float(here.sum(axis=1).mean()), float((here > 0).sum(axis=1).mean()), *blocks, *every)
+
+
+def loads_here(
+    tokens: int, top_k: int, experts: int, slots: int, ep: int, distribution: str
+) -> tuple[Array, Array]:
+    """Return pairs per slot of the device under test and of the whole group, [draws, slots]; see above."""
     name, _, placed = distribution.partition("_eplb")
     if name in ("balanced", "uniform"):
         whole = dealt(tokens, top_k, experts)
@@ -94,10 +104,7 @@ def load_counts(
         whole = _packed(whole, slots, ep)
     groups = whole.reshape(len(whole), ep, -1)
     heaviest = groups.sum(axis=2).argmax(axis=1) if len(whole) > 1 or placed else np.zeros(1, dtype=int)
-    here = groups[np.arange(len(whole)), heaviest]
-    blocks = [float(np.ceil(here / height).sum(axis=1).mean()) for height in BLOCKS]
-    every = [float(np.ceil(whole / height).sum(axis=1).mean()) for height in BLOCKS]
-    return (float(here.sum(axis=1).mean()), float((here > 0).sum(axis=1).mean()), *blocks, *every)
+    return groups[np.arange(len(whole)), heaviest], whole
 
 
 def group_counts(rows: pd.DataFrame, kernel: GroupedKernel) -> GroupCounts:

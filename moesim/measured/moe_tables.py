@@ -9,8 +9,8 @@ from typing import Final
 
 import pandas as pd
 
-from moesim.accuracy.rows import Measured, measured
-from moesim.accuracy.tables import find_tables, read_table, source_name, versions
+from moesim.measured.rows import Measured, measured
+from moesim.measured.tables import find_tables, read_table, source_name, versions
 
 DTYPES: Final = {
     "bfloat16": "bf16",
@@ -48,6 +48,9 @@ _RENAMED: Final = {
     "moe_tp_size": "tp",
     "moe_ep_size": "ep",
 }
+
+_COLUMNS: Final = ("kernel_source", "moe_dtype", "distribution", "latency", *_RENAMED)
+"""What is read; only tables of layers with redundant experts have slots of their own."""
 
 UNGATED: Final = frozenset({(2688, 1856), (2048, 5120), (1024, 2688), (8192, 5120), (2048, 2688)})
 """Hidden and intermediate widths of the Nemotron models, whose experts are two matrices (TensorRT-LLM's table
@@ -110,20 +113,26 @@ def _newest_full(tables: dict[str, Path]) -> Path:
 
 def _read(path: Path, software: str) -> pd.DataFrame:
     """Read one table into our columns."""
-    table = read_table(path).rename(columns=_RENAMED)
-    if "slots" not in table:
+    placed = path.stem.startswith("wideep")
+    table = read_table(path, tuple(name for name in _COLUMNS if placed or name != "num_slots"))
+    table = table.rename(columns=_RENAMED)
+    if not placed:
         table["slots"] = table["experts"]
-    families = {name: kernel_family(name) for name in table["kernel_source"].unique()}
+    keys = ["kernel_source", "moe_dtype", "hidden", "intermediate", "top_k", "experts"]
+    kinds = table[keys].drop_duplicates()  # few, so that naming them costs little
+    families = {name: kernel_family(name) for name in kinds["kernel_source"].unique()}
     kernel = [
         "cutlass" if families[name] == "other" and dtype == "bfloat16" else families[name]
-        for name, dtype in zip(table["kernel_source"], table["moe_dtype"], strict=True)
+        for name, dtype in zip(kinds["kernel_source"], kinds["moe_dtype"], strict=True)
     ]
-    pairs = zip(table["hidden"], table["intermediate"], strict=True)
-    return table.assign(
-        dtype=table["moe_dtype"].map(lambda name: DTYPES.get(name, name)),
+    pairs = zip(kinds["hidden"], kinds["intermediate"], strict=True)
+    named = kinds.assign(
+        dtype=kinds["moe_dtype"].map(lambda name: DTYPES.get(name, name)),
         backend=[f"{software}/{name}" for name in kernel],
-        shape=shape_names(table),
+        shape=shape_names(kinds),
         gated=[pair not in UNGATED for pair in pairs],
+    )
+    return table.merge(named, on=keys, how="left").assign(
         source=source_name(path),
         seconds=table["latency"] * 1e-3,
     )[[*_IDENTITY, "seconds"]]

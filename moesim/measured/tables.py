@@ -10,12 +10,13 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
-
-import pandas as pd
+from typing import TYPE_CHECKING, Final
 
 from moesim.errors import InputError, unknown_name
 from moesim.hardware.catalogue import catalogue_entry
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PACKAGE: Final = "aiconfigurator_core"
 INSTALL: Final = "pip install 'moesim[measured]'"
@@ -65,9 +66,9 @@ def data_root() -> Path:
 
 @cache
 def measured_devices() -> tuple[str, ...]:
-    """Return the catalogue names of the devices with a folder of tables."""
+    """Return the catalogue names of the devices with tables; some have an empty folder."""
     root = data_root()
-    return tuple(name for system, name in SYSTEMS.items() if (root / system).is_dir())
+    return tuple(name for system, name in SYSTEMS.items() if any((root / system).rglob("*.parquet")))
 
 
 def check_device(name: str) -> str:
@@ -131,6 +132,8 @@ def read_table(path: Path, columns: tuple[str, ...] | None = None) -> pd.DataFra
     Raises:
         InputError: it cannot be read or lacks a column.
     """
+    import pandas as pd
+
     try:
         return pd.read_parquet(path, columns=list(columns) if columns else None)
     except (OSError, ValueError, KeyError) as error:

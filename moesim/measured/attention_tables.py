@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from moesim.accuracy.rows import Measured, measured
-from moesim.accuracy.tables import find_tables, read_table, source_name
+from moesim.measured.rows import Measured, measured
+from moesim.measured.tables import find_tables, read_table, source_name
 
 _TABLES: Final = {
     ("gqa", "prefill"): ("attention", "context_attention_perf"),
@@ -27,7 +28,18 @@ _PRECISIONS: Final = {
 _SIZES: Final = ("batch", "heads", "kv_heads", "width", "window", "queries", "tokens")
 
 
-def device_rows(device: str, phase: str, kind: str) -> Measured:
+@cache
+def attention_rows(device: str, phase: str) -> Measured:
+    """Return all timings of a phase on a device, empty if there are none; see ``kind_rows``."""
+    parts = [kind_rows(device, phase, kind) for kind in ("gqa", "mla")]
+    kept = [part for part in parts if len(part)]
+    if not kept:
+        return pd.DataFrame()
+    labels = ("device", "family", "dtype", "backend", "source", "shape", "kind", "kernel")
+    return pd.concat(kept, ignore_index=True).astype(dict.fromkeys(labels, "category"))
+
+
+def kind_rows(device: str, phase: str, kind: str) -> Measured:
     """Return the timings of one kind of attention in one phase, empty if there are none.
 
     ``tokens`` is what the last query sees, ``queries`` the new tokens of a sequence; ``kernel`` names

@@ -11,14 +11,14 @@ V2 differ by factors of two between neighbouring sizes and are left out.
 from __future__ import annotations
 
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from moesim.accuracy.tables import find_tables, read_table, source_name, versions
 from moesim.hardware.distinct import pairs_per_token
 from moesim.hardware.network_constants import node_links
+from moesim.measured.tables import find_tables, read_table, source_name, versions
 
 GROUP_LIMIT: Final = 4
 """Nodes that a token of DeepEP's test reaches at most."""
@@ -138,17 +138,19 @@ def _rack(direction: str, device: str) -> list[pd.DataFrame]:
     return parts
 
 
+def row_bytes(kernel: str, dtype: str, hidden: Any) -> Any:
+    """Return the bytes of a token on the way (a number or a column, as ``hidden`` is)."""
+    return hidden * _WIDTHS[dtype] + (_HEADER if (kernel, dtype) == ("low_latency", "fp8") else 0)
+
+
 def _common(table: pd.DataFrame, kernel: str, dtype: str, device: str) -> pd.DataFrame:
     """Return the columns that all tables share."""
     top_k = table["num_topk" if "num_topk" in table else "topk"].astype(str)
-    row = table["hidden_size"] * _WIDTHS[dtype] + (
-        _HEADER if (kernel, dtype) == ("low_latency", "fp8") else 0
-    )
     return pd.DataFrame(
         {
             "dtype": dtype,
             "kernel": kernel,
-            "row": row,
+            "row": row_bytes(kernel, dtype, table["hidden_size"]),
             "experts": table["num_experts"],
             "per_node": node_links(device).domain,
             "shape": table["hidden_size"].astype(str)
