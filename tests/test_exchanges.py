@@ -204,6 +204,24 @@ def test_what_flows_and_what_waits_add_up_to_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("cluster", ["DGX-H100", "AWS-p3dn", "Atlas-800-A2", "L40S-8x-PCIe"])
+def test_the_way_back_costs_what_its_own_traffic_costs(name: str, cluster: str) -> None:
+    made, style = load_cluster(cluster, 2), kernel_style(name)
+    copies = np.random.default_rng(4).dirichlet(np.full(16, 0.5), size=(3, 16)) * 300 * TOP_K
+    copies[1] = np.diag(np.full(16, 9.0))
+    exchange = Exchange(made, style)
+    out = messages(style, copies, np.full(16, 300), made.node_of)
+    back = exchange.round_trip(out, 2 * out.row_bytes)[1]
+    alone, _ = exchange.cost(
+        "combine", replace(out, traffic=out.traffic.reversed(), row_bytes=2 * out.row_bytes)
+    )
+    assert back.seconds == pytest.approx(alone.seconds, rel=1e-9)
+    assert back.link_bytes == pytest.approx(alone.link_bytes, rel=1e-9, abs=1e-3)
+    if cluster == "DGX-H100":
+        assert made.network.opposite is not None
+
+
+@pytest.mark.parametrize("name", STYLES)
 def test_both_forms_of_traffic_cost_the_same(name: str) -> None:
     rng, style, cluster = np.random.default_rng(1), kernel_style(name), machines(name)
     tokens = rng.integers(1, 900, 8).astype(np.float64)
