@@ -27,7 +27,7 @@ HEADER = """\
 # (DeepEP), rack to comm/trtllm (balanced, EP2 to EP64). Terms that only act between nodes come from the one
 # multi-node table (H100). H800 has the constants of H100 (same chip and kernels) behind its own slower link;
 # low-latency kernels copy on H100 at a pace of their own (276 and 214 GB/s), which H800's link does not
-# reach: there they are given what normal kernels take from a link. GB300 has those of GB200 for a rack's kernels.
+# reach: there they are given what normal kernels take from a link. GB300 has those of GB200 for a rack's.
 # How far predictions are off when fitted without the rows they are scored on: `moesim accuracy`.
 """
 

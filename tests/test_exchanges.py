@@ -22,8 +22,17 @@ from moesim.engine.sends import once_per_device, once_per_node
 from moesim.errors import InputError
 from moesim.hardware import cluster_from_mapping, load_cluster
 from moesim.hardware.exchanges import Exchange, Messages, measured
+from moesim.hardware.expert_exchange import (
+    LowLatencyConstants,
+    NormalConstants,
+    RackConstants,
+    low_latency_seconds,
+    normal_seconds,
+    rack_seconds,
+)
 from moesim.hardware.group_collectives import group_collective_seconds
 from moesim.hardware.kernels import EXCHANGES, KernelStyle, kernel_style
+from moesim.hardware.network_constants import model_constants
 from moesim.hardware.traffic import Traffic
 from moesim.policies import create_policy
 from moesim.scenario import loads_scenario
@@ -195,6 +204,24 @@ def test_what_flows_and_what_waits_add_up_to_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STYLES)
+@pytest.mark.parametrize("cluster", ["DGX-H100", "AWS-p3dn", "Atlas-800-A2", "L40S-8x-PCIe"])
+def test_the_way_back_costs_what_its_own_traffic_costs(name: str, cluster: str) -> None:
+    made, style = load_cluster(cluster, 2), kernel_style(name)
+    copies = np.random.default_rng(4).dirichlet(np.full(16, 0.5), size=(3, 16)) * 300 * TOP_K
+    copies[1] = np.diag(np.full(16, 9.0))
+    exchange = Exchange(made, style)
+    out = messages(style, copies, np.full(16, 300), made.node_of)
+    back = exchange.round_trip(out, 2 * out.row_bytes)[1]
+    alone, _ = exchange.cost(
+        "combine", replace(out, traffic=out.traffic.reversed(), row_bytes=2 * out.row_bytes)
+    )
+    assert back.seconds == pytest.approx(alone.seconds, rel=1e-9)
+    assert back.link_bytes == pytest.approx(alone.link_bytes, rel=1e-9, abs=1e-3)
+    if cluster == "DGX-H100":
+        assert made.network.opposite is not None
+
+
+@pytest.mark.parametrize("name", STYLES)
 def test_both_forms_of_traffic_cost_the_same(name: str) -> None:
     rng, style, cluster = np.random.default_rng(1), kernel_style(name), machines(name)
     tokens = rng.integers(1, 900, 8).astype(np.float64)
@@ -211,6 +238,31 @@ def test_both_forms_of_traffic_cost_the_same(name: str) -> None:
         back = replace(out, traffic=sent.reversed())
         costs.append([exchange.cost(way, m)[0].seconds for way, m in (("dispatch", out), ("combine", back))])
     assert np.asarray(costs[0]) == pytest.approx(np.asarray(costs[1]), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["deepep", "deepep_low_latency", "rack"])
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+@pytest.mark.parametrize("direction", ["dispatch", "combine"])
+def test_even_traffic_costs_what_the_scored_models_say(name: str, nodes: int, direction: Any) -> None:
+    style, cluster = kernel_style(name), load_cluster("DGX-H100", nodes)
+    if name == "rack":
+        cluster = load_cluster("GB200-NVL72").subset(16 * nodes)
+    size, row, tokens = cluster.size, 7168.0, 512.0
+    priced = seconds(name, cluster, even(size, tokens), np.full(size, tokens), direction)
+    device = cluster.devices[0]
+    section = {"deepep": "normal", "deepep_low_latency": "low_latency", "rack": "rack"}[name]
+    values = model_constants(f"{section}_{direction}", device.name)
+    reach = [units * (1 - (1 - 1 / units) ** TOP_K) for units in (nodes, size)]
+    if name == "rack":
+        scored = rack_seconds(tokens, reach[1], row, size, 900e9, RackConstants.of(values))
+    elif name == "deepep":
+        sms = style.exchange_sms
+        scored = normal_seconds(tokens, *reach, row, nodes, 8, sms, 450e9, 47e9, NormalConstants.of(values))
+    else:
+        scored = low_latency_seconds(
+            tokens, TOP_K, 32 * size, row, nodes, 8, 132, 450e9, 47e9, LowLatencyConstants.of(values)
+        )
+    assert priced[0] == pytest.approx(float(scored), rel=1e-9)
 
 
 @pytest.mark.parametrize("nodes", [2, 4, 16])

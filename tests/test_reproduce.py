@@ -57,9 +57,9 @@ def test_speed_ups_are_close(llep):
 
 def test_the_other_speed_up_grids_stay_where_they_are(llep):
     # Kimi-K2's 30 % into one expert (1.48x) lies below its neighbours in the paper and misses by 27 %.
-    for start, worst in (("Fig. 4 speed-up, Kimi-K2", 0.30), ("Fig. 1a", 0.10)):
+    for start, middle, worst in (("Fig. 4 speed-up, Kimi-K2", 0.12, 0.30), ("Fig. 1a", 0.05, 0.10)):
         rows = figures(llep, start)
-        assert statistics.median(errors(rows)) <= 0.12
+        assert statistics.median(errors(rows)) <= middle
         assert max(errors(rows)) <= worst
 
 

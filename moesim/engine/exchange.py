@@ -7,7 +7,7 @@ time that the moves add to dispatch alone is booked as ``weight_move``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,7 @@ class ExchangePricer:
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
         sent = self._sent(plan)
-        out, legs = self.exchange.cost("dispatch", sent)
-        back, _ = self.exchange.cost("combine", self._returned(sent))
+        out, back, legs = self.exchange.round_trip(sent, self.token_bytes)
         joint, moved_in = out, np.zeros((self.layers, self.devices))
         if len(plan.moves):
             weights = self._weights(plan.moves)
@@ -104,10 +103,6 @@ class ExchangePricer:
                 relayed = once_per_node(traffic, self.tokens, self.top_k, self.node_of, by_device, by_node)
                 traffic, pairs = relayed.traffic, relayed.node_pairs
         return Messages(traffic, self.tokens, self.dispatch_bytes, pairs, self.held)
-
-    def _returned(self, sent: Messages) -> Messages:
-        """Return the messages that bring the results back, in full width."""
-        return replace(sent, traffic=sent.traffic.reversed(), row_bytes=self.token_bytes)
 
     def _weights(self, moves: WeightMoves) -> Traffic:
         """Return the bytes of weights that go from device to device."""

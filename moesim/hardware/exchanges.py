@@ -12,7 +12,7 @@ holds. Where nothing was measured on a device, a fixed latency and the most load
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -101,10 +101,24 @@ class Exchange:
             per_node = max(len(row) for row in cluster.shape.nodes)
             self.nic_rate = inter.wire.usable * inter.nics_per_node / per_node
 
-    def cost(self, direction: Direction, messages: Messages) -> tuple[CollectiveCost, Legs]:
-        """Price one way; the legs serve to price what runs beside it."""
-        traffic = messages.traffic.scaled(messages.row_bytes)
-        legs = Legs.of(self.cluster, traffic)
+    def round_trip(self, out: Messages, back_row: float) -> tuple[CollectiveCost, CollectiveCost, Legs]:
+        """Price dispatch and combine of the same messages; the legs are those of dispatch.
+
+        Args:
+            out: what is dispatched.
+            back_row: bytes of a message on the way back.
+        """
+        dispatched, legs = self.cost("dispatch", out)
+        returned = replace(out, traffic=out.traffic.reversed(), row_bytes=back_row)
+        known = legs.returned(self.cluster, back_row / out.row_bytes) if out.row_bytes > 0 else None
+        return dispatched, self.cost("combine", returned, known)[0], legs
+
+    def cost(
+        self, direction: Direction, messages: Messages, known: Legs | None = None
+    ) -> tuple[CollectiveCost, Legs]:
+        """Price one way; the legs serve to price what runs beside it, and may be known already."""
+        traffic = messages.traffic
+        legs = known if known is not None else Legs.of(self.cluster, traffic.scaled(messages.row_bytes))
         if self.name in ("nccl", "plain"):
             return self._bulk(legs), legs
         if not legs.crossing.any():

@@ -64,6 +64,25 @@ class Legs:
             network.crossing(traffic),
         )
 
+    def returned(self, cluster: Wired, factor: float) -> Legs | None:
+        """Return the legs of the way back in messages of another size, or None where paths back differ.
+
+        Args:
+            cluster: where these legs are.
+            factor: bytes of a message back over those of a message out.
+        """
+        opposite = cluster.network.opposite
+        if opposite is None:
+            return None
+        return Legs(
+            self.link_bytes[:, opposite] * factor,
+            self.received * factor,
+            self.sent * factor,
+            self.local * factor,
+            self.hop,
+            self.crossing,
+        )
+
     def beside(self, other: Legs) -> Legs:
         """Return the legs of both at the same time."""
         return Legs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,25 @@ class Network:
     def links(self) -> int:
         """Number of directed links."""
         return int(self.bandwidth.size)
+
+    @cached_property
+    def opposite(self) -> npt.NDArray[np.int64] | None:
+        """The link that leads back for each link, int64 [links]; None unless every path back is the path out.
+
+        Then what a link carries on the way back is what its opposite carried on the way out.
+        """
+        place = {name: index for index, name in enumerate(self.names)}
+        back = [place.get("->".join(reversed(name.split("->")))) for name in self.names]
+        found = np.asarray([-1 if index is None else index for index in back], dtype=np.int64)
+        start, link = self._routes.start, self._routes.link
+        pair = np.arange(self.devices**2).reshape(self.devices, self.devices)
+        hops, mirror = np.diff(start), pair.T.ravel()
+        if (found < 0).any() or not np.array_equal(hops, hops[mirror]):
+            return None
+        position = np.arange(link.size) - np.repeat(start[:-1], hops)
+        last = np.repeat(start[1:][mirror], hops) - 1
+        same = np.array_equal(found[link[last - position]], link)
+        return found if same and np.array_equal(self.hop_latency, self.hop_latency.T) else None
 
     def path(self, src: int, dst: int) -> tuple[int, ...]:
         """Return the links from one device to another in order, none from a device to itself."""
