@@ -51,7 +51,7 @@ class CalibrationReport:
                 "after": _errors(result.after),
                 "in_sample": _errors(result.within),
                 "before_measured_on_device": result.problem.own,
-                "fitted": list(result.free),
+                "fitted": list(result.problem.free),
                 "constants": result.constants,
                 "warnings": list(result.warnings),
             }

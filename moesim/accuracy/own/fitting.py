@@ -19,11 +19,9 @@ FOLDS: Final = 5
 FIT_ROWS: Final = 400
 """Rows that one fit takes; more do not move ten constants."""
 
-ROWS_PER_CONSTANT: Final = 5
-"""Rows that there must be for every constant that is fitted."""
-
-NOISE: Final = 0.05
-"""Relative error of a row that weighs as much as a constant one standard deviation from its start."""
+NOISE: Final = 0.1
+"""Relative error of one row that weighs as much as a constant one standard deviation from its start: about
+what the models are off with any constants. Constants that few rows do not tell thus stay where they were."""
 
 _FAR: Final = 0.3
 """Logarithm of measured over predicted from which on a fit also starts from scaled constants."""
@@ -57,7 +55,6 @@ class FitResult:
     Attributes:
         problem: what was fitted.
         constants: every constant by name.
-        free: constants that the fit could move.
         before: error under the package's constants; None where the package predicts no such time.
         after: error on rows left out of the fit that predicted them; None with fewer than two rows.
         within: error on the fitted rows themselves.
@@ -66,7 +63,6 @@ class FitResult:
 
     problem: Problem
     constants: dict[str, float]
-    free: tuple[str, ...]
     before: Score | None
     after: Score | None
     within: Score
@@ -81,24 +77,22 @@ class FitResult:
 def solve(problem: Problem) -> FitResult:
     """Fit a problem's constants and score them by cross-validation."""
     rows = problem.rows
-    free = problem.free[: max(1, min(len(problem.free), len(rows) // ROWS_PER_CONSTANT))]
     price = problem.build(rows)
-    constants = fitted(problem, rows, free)
+    constants = fitted(problem, rows)
     guessed = Score.of(price(problem.start), problem.seconds)
     return FitResult(
         problem=problem,
         constants=constants,
-        free=free,
         before=guessed if problem.predicts else None,
-        after=cross_validated(problem, free),
+        after=cross_validated(problem),
         within=Score.of(price(constants), problem.seconds),
-        warnings=tuple(_warnings(problem, price, constants, free)),
+        warnings=tuple(_warnings(problem, price, constants)),
     )
 
 
-def fitted(problem: Problem, rows: pd.DataFrame, free: tuple[str, ...]) -> dict[str, float]:
+def fitted(problem: Problem, rows: pd.DataFrame) -> dict[str, float]:
     """Return all constants, the free ones fitted to rows and pulled towards where they started."""
-    chosen = thin(rows, FIT_ROWS)
+    chosen, free = thin(rows, FIT_ROWS), problem.free
     price = problem.build(chosen)
     start = {name: float(np.clip(problem.start[name], *problem.bounds[name])) for name in free}
     vector = prior_fit.fit(
@@ -133,7 +127,7 @@ def folds_of(rows: pd.DataFrame) -> Array:
     return np.asarray(order % parts, dtype=np.float64)
 
 
-def cross_validated(problem: Problem, free: tuple[str, ...]) -> Score | None:
+def cross_validated(problem: Problem) -> Score | None:
     """Return the error on rows that were left out of the fit which predicts them."""
     rows = problem.rows
     if len(rows) < 2:
@@ -142,16 +136,15 @@ def cross_validated(problem: Problem, free: tuple[str, ...]) -> Score | None:
     predicted = np.empty(len(rows))
     for number in np.unique(part):
         held = part == number
-        constants = fitted(problem, rows[~held].reset_index(drop=True), free)
+        constants = fitted(problem, rows[~held].reset_index(drop=True))
         predicted[held] = problem.build(rows[held].reset_index(drop=True))(constants)
     return Score.of(predicted, problem.seconds)
 
 
-def _warnings(
-    problem: Problem, price: Price, constants: dict[str, float], free: tuple[str, ...]
-) -> list[str]:
+def _warnings(problem: Problem, price: Price, constants: dict[str, float]) -> list[str]:
     """Say which constants stand at a bound, and which the rows do not tell."""
     found = []
+    free = problem.free
     for name in free:
         low, high = problem.bounds[name]
         if min(abs(np.log(constants[name] / low)), abs(np.log(constants[name] / high))) < _EDGE:
@@ -166,11 +159,6 @@ def _warnings(
     related = covariance / np.outer(deviation, deviation)
     twins = np.argwhere(np.triu(np.abs(related) > _TWINS, k=1))
     found += [f"the rows cannot tell {free[one]} from {free[other]}" for one, other in twins]
-    if len(free) < len(problem.free):
-        found.append(
-            f"{len(problem.rows)} rows fit {len(free)} constants; {len(problem.free)} take "
-            f"{len(problem.free) * ROWS_PER_CONSTANT}"
-        )
     return found
 
 

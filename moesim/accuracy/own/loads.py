@@ -59,7 +59,8 @@ def own_counts(rows: pd.DataFrame, kernel: GroupedKernel) -> GroupCounts:
     if (~told).any():
         named = rows[~told]
         spelled = named.rename(columns={"topk": "top_k", "dist": "distribution"})
-        parts.append((np.flatnonzero(~told), group_counts(spelled.assign(slots=named["experts"]), kernel)))
+        spelled = spelled.astype(dict.fromkeys(("tokens", "top_k", "experts", "ep"), int))
+        parts.append((np.flatnonzero(~told), group_counts(spelled.assign(slots=spelled["experts"]), kernel)))
     for place in np.flatnonzero(told):
         row = rows.iloc[place]
         groups = np.array([[float(part) for part in str(row["counts"]).split(";")]])

@@ -45,7 +45,7 @@ _FREE: Final[Mapping[str, tuple[str, ...]]] = {
         "medium_waste",
     ),
 }
-"""Constants that own timings move, most telling first; few rows move only the first ones."""
+"""Constants that own timings move; those that rows do not tell stay near where they were."""
 
 _COLLECTIVE_BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "start_s": (1e-7, 1e-2),

@@ -60,7 +60,7 @@ def write_overlay(report: CalibrationReport, path: str | Path, *, force: bool = 
     Raises:
         InputError: a fit predicts rows it has not seen worse than the package's constants do.
     """
-    worse = [result for result in report.results if result.worse]
+    worse = [result for result in report.results if result.worse and result.problem.place]
     if worse and not force:
         message = "not written: rows left out are predicted worse than without a calibration: " + ", ".join(
             f"{result.problem.family} {result.problem.label} ({_change(result)})" for result in worse[:4]

@@ -26,6 +26,10 @@ MARGIN: Final = 2.0
 SLOW: Final = 300.0
 """Times the datasheet's time (and a launch of 30 us) that is not a matter of efficiency any more."""
 
+_UNIT: Final = 30.0
+"""Times the peak from which on a wrong unit is the likely reason."""
+
+_OTHERWISE: Final = "is the datasheet this device's, and were caches cold (else cache: warm)?"
 _LAUNCH_S: Final = 30e-6
 _HOST_RATE: Final = 1e12
 """Bytes/s beyond which no link between host and device goes (NVLink-C2C has 450 GB/s one way)."""
@@ -74,7 +78,9 @@ def _check_fast(
         f"{row['family']} in {seconds[bad[0]] * 1e6:.4g} us would be {show(work[bad[0]] / seconds[bad[0]])}, "
         f"more than {MARGIN:g} times the datasheet's {show(peak)}"
     )
-    raise InputError(message, file, int(row["line"]), hint=_question(part, slower=False))
+    far = (work / seconds)[bad].max() > _UNIT * peak
+    hint = _question(part, slower=False) if far else _OTHERWISE
+    raise InputError(message, file, int(row["line"]), hint=hint)
 
 
 def _question(part: pd.DataFrame, *, slower: bool) -> str:

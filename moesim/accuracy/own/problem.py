@@ -25,7 +25,7 @@ class Problem:
         rows: the timings.
         build: rows -> their price.
         start: every constant as it is without own timings.
-        free: constants that own timings may move, most telling first.
+        free: constants that own timings may move.
         bounds: smallest and largest value of each free constant.
         spread: how far each may be from its start (natural logarithm, one standard deviation).
         kept: further settings that belong to the constants and are not fitted.
