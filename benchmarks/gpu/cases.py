@@ -106,8 +106,8 @@ def draw_counts(load: str, tokens: int, topk: int, experts: int) -> tuple[int, .
     """Draw rows per expert.
 
     Args:
-        load: ``balanced``; ``power_law``: shares from a power law with exponent 1.2; ``hot``: every other
-            token wants the same expert.
+        load: ``balanced``; ``power_law``: shares from a power law with exponent 1.2; ``hot``: nine of
+            ten tokens want the same expert.
         tokens: tokens on the device.
         topk: experts per token.
         experts: experts on the device.
@@ -117,8 +117,7 @@ def draw_counts(load: str, tokens: int, topk: int, experts: int) -> tuple[int, .
     if load == "balanced":
         shares = [1.0] * experts
     elif load == "hot":
-        rest = (pairs - tokens / 2) / (experts - 1)
-        shares = [max(tokens / 2, rest)] + [rest] * (experts - 1)
+        shares = [0.9 * tokens] + [(pairs - 0.9 * tokens) / (experts - 1)] * (experts - 1)
     else:
         power, high = 1.0 - 1.2, max(0.8 * tokens, 2.0)
         shares = [((high**power - 1.0) * chance.random() + 1.0) ** (1.0 / power) for _ in range(experts)]

@@ -30,9 +30,9 @@ CATALOGUE = (
     (r"H100", "H100-SXM"),
     (r"H800", "H800-SXM"),
     (r"H20\b", "H20"),
-    (r"A100.*PCIE.*80", "A100-PCIe-80GB"),
-    (r"A100.*40GB", "A100-SXM-40GB"),
-    (r"A100", "A100-SXM-80GB"),
+    (r"A100.*SXM.*40GB", "A100-SXM-40GB"),
+    (r"A100 80GB PCIe", "A100-PCIe-80GB"),
+    (r"A100.*SXM", "A100-SXM-80GB"),
     (r"L40S", "L40S"),
     (r"L4\b", "L4"),
     (r"RTX PRO 6000", "RTX-PRO-6000"),
@@ -81,11 +81,10 @@ def describe(device, name: str | None) -> dict[str, str]:
         row = {"device": name or "this-cpu", "driver": "none", "smoke": "yes", "comment": comment}
         return {**row, "library": library, "date": today}
     full = torch.cuda.get_device_name(device)
-    known = next((short for pattern, short in CATALOGUE if re.search(pattern, full, re.IGNORECASE)), None)
     uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
     about = nvidia_smi(f"GPU-{uuid}" if uuid else "0")
     return {
-        "device": name or known or re.sub(r"[^\w.]+", "-", full).strip("-"),
+        "device": name or catalogue_name(full),
         "driver": about.get("driver_version", "unknown"),
         "library": library,
         "date": today,
@@ -95,6 +94,12 @@ def describe(device, name: str | None) -> dict[str, str]:
         "power_limit_w": about.get("power.limit", ""),
         "comment": full,
     }
+
+
+def catalogue_name(full: str) -> str:
+    """Return the name of a GPU in moesim's catalogue, or its own without what a file name could not hold."""
+    known = next((short for pattern, short in CATALOGUE if re.search(pattern, full, re.IGNORECASE)), None)
+    return known or re.sub(r"[^\w.]+", "-", full).strip("-")
 
 
 def nvidia_smi(gpu: str) -> dict[str, str]:
