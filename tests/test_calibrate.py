@@ -14,13 +14,15 @@ from moesim import yamlio
 from moesim.accuracy import run
 from moesim.accuracy.own import score
 from moesim.accuracy.own.calibrate import calibrate
-from moesim.accuracy.own.fitting import cross_validated, fitted, folds_of
+from moesim.accuracy.own.datasheet import read_datasheet
+from moesim.accuracy.own.fitting import Score, cross_validated, fitted, folds_of
 from moesim.accuracy.own.overlay import overlay, write_overlay
 from moesim.accuracy.own.score import own_points
 from moesim.cli import main
 from moesim.errors import InputError
 from moesim.hardware.attention_cost import AttentionConstants, attention_core_seconds
 from moesim.hardware.calibration import kernel_for
+from moesim.hardware.calibration_file import read_calibration
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.dense_constants import attention_constants, gemm_constants
 from moesim.hardware.dense_gemm import GemmConstants, dense_gemm_seconds
@@ -253,8 +255,6 @@ def test_what_predicts_worse_is_not_written(report, tmp_path):
 
 
 def replace_score(median):
-    from moesim.accuracy.own.fitting import Score
-
     return Score(median, median)
 
 
@@ -271,17 +271,43 @@ def test_a_fit_needs_some_rows(tmp_path):
     assert [r.problem.family for r in calibrate(path, families=["all_to_all"]).results] == ["all_to_all"]
 
 
-def test_new_devices_start_from_generic_constants(tmp_path):
+SHEET = """
+name: Mine
+peak_flops: {bf16: 989 TFLOP/s}
+memory: {capacity: 80 GB, bandwidth: 3.35 TB/s}
+compute_units: 132
+"""
+
+
+@pytest.mark.parametrize(("sheet", "kin"), [(SHEET, "generic"), ("name: Mine\nbase: H100-SXM\n", "H100-SXM")])
+def test_new_devices_start_from_generic_constants_or_their_siblings(tmp_path, sheet, kin):
     rng = np.random.default_rng(2)
     path = write_csv(tmp_path / "own.csv", [{**row, "device": "Mine"} for row in gemms(rng, 20)])
-    (tmp_path / "mine.yaml").write_text("name: Mine\nbase: H100-SXM\n")
+    (tmp_path / "mine.yaml").write_text(sheet)
     with pytest.raises(InputError, match="no device named 'Mine'"):
         calibrate(path)
     result = calibrate(path, str(tmp_path / "mine.yaml")).results[0]
     assert result.problem.place == ("gemm", "Mine", "bf16")
-    assert result.problem.start["mma"] == gemm_constants("generic", "bf16").mma
+    assert result.problem.start["mma"] == gemm_constants(kin, "bf16").mma
     assert not result.problem.own
     assert result.after.median < 0.05 < result.before.median
+
+
+def test_simulations_use_the_constants_as_they_were_fitted(tmp_path):
+    rng = np.random.default_rng(4)
+    (tmp_path / "mine.yaml").write_text(SHEET + "gemm_efficiency: 0.3\nmemory_efficiency: 0.4\n")
+    rows = [{**row, "device": "Mine"} for make in (gemms, layers, decodes) for row in make(rng)]
+    report = calibrate(write_csv(tmp_path / "own.csv", rows), str(tmp_path / "mine.yaml"))
+    write_overlay(report, tmp_path / "c.yaml")
+    mine, device = read_calibration(tmp_path / "c.yaml"), read_datasheet(tmp_path / "mine.yaml").device
+    used = {
+        "gemm": mine.gemm(device, "bf16"),
+        "moe": mine.grouped(device, "bf16").constants,
+        "attention_decode": mine.attention(device, "gqa", "decode"),
+    }
+    for family, constants in used.items():
+        for name, value in one(report, family).constants.items():
+            assert getattr(constants, name) == pytest.approx(value, rel=1e-4), (family, name)
 
 
 def test_the_command_tells_before_and_after_and_writes(timings, tmp_path):
