@@ -44,7 +44,7 @@ def plain_problems(rows: pd.DataFrame, timed: Timed) -> Iterator[Problem]:
         part = rows[rows["family"] == family]
         for pinned, group in part.groupby("pinned", sort=True):
             label = "pinned" if pinned == "yes" else "pageable"
-            start = {"start_s": _COPY_START_S, "share": _COPY_RATE}
+            start = {"start_s": _COPY_START_S, "bytes_per_s": _COPY_RATE}
             yield _stream(group, timed, family, label, start, 1.0, predicts=False)
     launches = rows[rows["family"] == "launch"]
     for graph, group in launches.groupby("graph", sort=True):
@@ -70,15 +70,17 @@ def _stream(
     family: str,
     label: str,
     start: Mapping[str, float],
-    rate: float,
+    peak: float,
     *,
     predicts: bool,
 ) -> Problem:
-    def build(part: pd.DataFrame) -> Price:
-        amount = _bytes(part)
-        return lambda values: values["start_s"] + amount / (values["share"] * rate)
+    pace = "share" if "share" in start else "bytes_per_s"
 
-    bounds = {"start_s": (1e-8, 1e-2), "share": (0.02, 1.2) if rate > 1.0 else (1e8, 1e12)}
+    def build(part: pd.DataFrame) -> Price:
+        amount = _bytes(part) / peak
+        return lambda values: values["start_s"] + amount / values[pace]
+
+    bounds = {"start_s": (1e-8, 1e-2), pace: (0.02, 1.2) if pace == "share" else (1e8, 1e12)}
     return Problem(
         family=family,
         device=timed.name,
@@ -87,9 +89,9 @@ def _stream(
         rows=rows.reset_index(drop=True),
         build=build,
         start=start,
-        free=("share", "start_s"),
+        free=(pace, "start_s"),
         bounds=bounds,
-        spread={"start_s": 2.0, "share": 1.0},
+        spread={"start_s": 2.0, pace: 1.0},
         kept={},
         predicts=predicts,
     )
