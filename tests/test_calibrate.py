@@ -174,6 +174,21 @@ def test_launches_in_a_graph_and_one_by_one_are_told_apart(report):
     assert found == {"in a graph": pytest.approx(2e-6, rel=0.01), "one by one": pytest.approx(6e-6, rel=0.01)}
 
 
+def test_loops_over_experts_tell_the_time_of_a_launch(tmp_path):
+    rng = np.random.default_rng(5)
+    names = ("hidden", "inter", "topk", "experts", "ep", "tokens")
+    rows = []
+    for number in range(12):
+        counts = rng.multinomial(64 * (number + 1), np.full(16, 1 / 16))
+        shape = dict(zip(names, (2048, 768, 4, 16, 1, 16 * (number + 1)), strict=True))
+        told = {"counts": ";".join(map(str, counts)), "backend": "torch/loop", "seconds": 32 * 1.5e-5}
+        rows.append({"family": "moe", **shape, **told})
+    result = one(calibrate(write_csv(tmp_path / "own.csv", rows)), "moe")
+    assert result.problem.place == ()
+    assert result.constants["launch_s"] == pytest.approx(1.5e-5, rel=0.1)
+    assert result.after.median < 0.1 < result.before.median
+
+
 def test_rows_are_never_scored_by_constants_that_saw_them(report, monkeypatch):
     problem = one(report, "gemm").problem
     seen: list[set[int]] = []

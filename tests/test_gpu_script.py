@@ -199,5 +199,10 @@ def test_a_smoke_run_can_be_calibrated(script, tmp_path, capsys):
     words = ["calibrate", str(out), "--device", str(sheet), "--out", str(constants), "--json", "--force"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
-    assert {row["family"] for row in json.loads(result.stdout)["rows"]} == {"gemm", "memory", "permute"}
+    assert {row["family"] for row in json.loads(result.stdout)["rows"]} == {
+        "gemm",
+        "moe",
+        "memory",
+        "permute",
+    }
     assert constants.read_text().startswith("# Constants")

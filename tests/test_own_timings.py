@@ -137,6 +137,7 @@ def test_values_of_another_family_are_refused(write):
         (moe("", ""), "one of 'dist' and 'counts'"),
         (moe("balanced", "16;16;16;16;16;16;16;16"), "one of 'dist' and 'counts'"),
         (moe("skewed"), "'skewed'"),
+        (moe().replace("vllm/triton", "torch/loop"), "need 'counts'"),
         (moe("power_law_1.0"), "'power_law_1.0'"),
         (moe("", "16;16"), "8 whole numbers"),
         (moe("", "16;16;16;16;16;16;16;x"), "8 whole numbers"),

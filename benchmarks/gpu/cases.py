@@ -89,7 +89,7 @@ def smoke_cases() -> list[Case]:
         for m in (8, 64, 256)
         for n, k in ((256, 256), (256, 512), (512, 512), (1024, 512))
     ]
-    for tokens in (4, 16, 64):
+    for tokens in (4, 8, 12, 16, 24, 32, 48, 64, 96, 128):
         counts = draw_counts("balanced", tokens, 2, 4)
         shape = {"hidden": 128, "inter": 256, "topk": 2, "experts": 4, "ep": 1, "tokens": tokens}
         cases.append(Case("moe", "bf16", "torch/loop", shape, counts))

@@ -138,9 +138,6 @@ def _checked(timings: OwnTimings, rows: pd.DataFrame, timed: Timed) -> list[Prob
 def _notes(rows: pd.DataFrame) -> list[str]:
     """Return what a reader should know of a file."""
     notes = []
-    loops = int((rows["backend"].str.endswith("/loop") & (rows["family"] == "moe")).sum())
-    if loops:
-        notes.append(f"{loops} rows of per-expert loops are not fitted; they are dense GEMMs one by one")
     if (rows["smoke"] == "yes").any():
         notes.append("rows of a smoke run say whether the tools work, not how fast a device is")
     versions = rows[["driver", "library"]].drop_duplicates()

@@ -32,6 +32,9 @@ def check_load(row: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, A
     if row["topk"] > row["experts"]:
         message = f"'topk' must be at most 'experts', got {row['topk']} of {row['experts']}"
         raise InputError(message)
+    if dist and str(row["backend"]).endswith("/loop"):
+        message = f"rows of '{row['backend']}' need 'counts': what a loop costs hangs on every expert"
+        raise InputError(message)
     if dist:
         match = _DIST.fullmatch(dist)
         if match is None or match.group(1) in {"1", "1.0"}:

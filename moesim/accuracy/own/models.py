@@ -19,6 +19,7 @@ from moesim.accuracy.moe import CONSTANTS as GROUPED_BOUNDS
 from moesim.accuracy.moe import from_memory
 from moesim.accuracy.own.datasheet import Timed
 from moesim.accuracy.own.loads import own_counts
+from moesim.accuracy.own.loops import LOOP, loop_problems
 from moesim.accuracy.own.problem import Price, Problem
 from moesim.accuracy.own.start import attention_start, collective_start, gemm_start, grouped_start
 from moesim.accuracy.protocols import Array
@@ -68,8 +69,9 @@ def problems(rows: pd.DataFrame, timed: Timed) -> Iterator[Problem]:
         InputError: kernels that no model knows, or links that the datasheet lacks.
     """
     yield from _each(rows, "gemm", ("dtype",), timed, gemm_problem)
-    fused = rows[~rows["backend"].str.endswith("/loop")]
+    fused = rows[~rows["backend"].str.endswith(LOOP)]
     yield from _each(fused, "moe", ("dtype", "backend"), timed, moe_problem)
+    yield from loop_problems(rows, timed)
     for phase in ("prefill", "decode"):
         yield from _each(rows, f"attention_{phase}", ("kind", "dtype"), timed, attention_problem)
     for operation in OPERATIONS:

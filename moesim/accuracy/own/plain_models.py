@@ -1,6 +1,7 @@
 """Rates and times of a device that need no model of kernels: memory, permutation, copies, launches.
 
-Streams take ``start_s + bytes / (share * bandwidth)``; launches and reads by the host take the same time
+Streams take ``start_s + bytes / (share * bandwidth)``, as simulations price them with the launch and the
+memory of bf16 GEMMs; launches and reads by the host take the same time
 each. What they find stands in a calibration file under ``source.device``, for people who describe the
 device; nothing reads it back.
 """
@@ -15,12 +16,9 @@ import pandas as pd
 
 from moesim.accuracy.own.datasheet import Timed
 from moesim.accuracy.own.problem import Price, Problem
+from moesim.accuracy.own.start import gemm_start
 from moesim.accuracy.protocols import Array
 
-_SHARE: Final = 0.8
-"""Share of the memory's bandwidth that streams reach where nothing is known."""
-
-_START_S: Final = 3e-6
 _COPY_START_S: Final = 10e-6
 _COPY_RATE: Final = 25e9
 """Bytes/s of a copy over PCIe 4.0 x16; a guess to start from, nothing that would be predicted with."""
@@ -33,12 +31,12 @@ _WIDTHS: Final = {"fp32": 4.0, "fp8": 1.0}
 
 def plain_problems(rows: pd.DataFrame, timed: Timed) -> Iterator[Problem]:
     """Yield the problems of one device's rows, in the order of reports."""
-    share = timed.device.memory_efficiency or _SHARE
+    usual, _ = gemm_start(timed.device, "bf16")
     bandwidth = timed.device.memory.bandwidth
     for family in ("memory", "permute"):
         part = rows[rows["family"] == family]
         for backend, group in part.groupby("backend", sort=True):
-            start = {"start_s": _START_S, "share": share}
+            start = {"start_s": usual.launch_s, "share": usual.memory}
             yield _stream(group, timed, family, str(backend), start, bandwidth, predicts=True)
     for family in ("copy_h2d", "copy_d2h"):
         part = rows[rows["family"] == family]
