@@ -38,6 +38,7 @@ def fit(
     pull: float,
     loss: Literal["soft_l1", "cauchy"] = "soft_l1",
     starts: Sequence[Mapping[str, float]] = ({},),
+    bounds: Mapping[str, tuple[float, float]] | None = None,
 ) -> Array:
     """Return logarithms of the constants that explain times best.
 
@@ -49,6 +50,7 @@ def fit(
             grows with the root of the number of rows, so that its share stays the same.
         loss: how errors beyond 5 % are discounted.
         starts: values that replace the prior's middle as starting points; the best result is kept.
+        bounds: smallest and largest value by name; any positive one by default.
     """
     from scipy.optimize import least_squares  # type: ignore[import-untyped, unused-ignore]
 
@@ -60,12 +62,22 @@ def fit(
     def residual(vector: Array) -> Array:
         return np.concatenate([np.log(model(vector)) - target, weight * (vector - centre) / spread])
 
+    low, high = _limits(names, bounds)
     best, lowest = centre, np.inf
     for start in starts:
         first = centre.copy()
         for name, value in start.items():
             first[names.index(name)] = np.log(value)
-        found = least_squares(residual, first, loss=loss, f_scale=0.05, max_nfev=200)
+        first = np.clip(first, low + 1e-9, high - 1e-9)
+        found = least_squares(residual, first, bounds=(low, high), loss=loss, f_scale=0.05, max_nfev=200)
         if found.cost < lowest:
             best, lowest = np.asarray(found.x), float(found.cost)
     return best
+
+
+def _limits(names: Sequence[str], bounds: Mapping[str, tuple[float, float]] | None) -> tuple[Array, Array]:
+    """Return the logarithms of bounds, infinite where there are none."""
+    if bounds is None:
+        return np.full(len(names), -np.inf), np.full(len(names), np.inf)
+    low, high = (np.log([bounds[name][side] for name in names]) for side in (0, 1))
+    return np.asarray(low), np.asarray(high)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
 from moesim.accuracy.families import Family, families, family_named
+from moesim.accuracy.own.score import committed_files, own_points
 from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
 from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
+from moesim.errors import InputError
 from moesim.measured.rows import GROUP, Measured, thin, thin_curves
 from moesim.measured.tables import check_device, measured_devices
 
@@ -51,7 +54,10 @@ class AccuracyReport:
 
 
 def accuracy(
-    device: str | None = None, family: str | None = None, progress: Progress | None = None
+    device: str | None = None,
+    family: str | None = None,
+    progress: Progress | None = None,
+    timings: Sequence[str | Path] = (),
 ) -> AccuracyReport:
     """Predict measured timings that the models' constants have not seen, and sum up the errors.
 
@@ -59,13 +65,20 @@ def accuracy(
         device: catalogue name; all devices with measurements by default.
         family: one family; all by default.
         progress: called with (families and devices done, in all).
+        timings: files of own timings that take part beside those of the repository.
 
     Raises:
-        InputError: the tables are not installed, or there is no such device or family.
+        InputError: there is no such device or family, a file of own timings cannot be used, or the tables
+            are not installed (or lack the device) and there are no own timings either.
     """
-    devices = (check_device(device),) if device is not None else measured_devices()
     chosen = [family_named(family)] if family is not None else list(families().values())
-    scored: list[pd.DataFrame] = []
+    scored = own_points([*timings, *committed_files()], device, family)
+    try:
+        devices = (check_device(device),) if device is not None else measured_devices()
+    except InputError:
+        if not scored:
+            raise
+        devices = ()
     done, total = 0, len(devices) * len(chosen)
     for one in chosen:
         for name in devices:

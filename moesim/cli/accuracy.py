@@ -21,14 +21,28 @@ if TYPE_CHECKING:
 @click.command(short_help="Score cost models on measured timings.")
 @click.option("--device", metavar="NAME", help="Only this device (default: all with measurements).")
 @click.option("--family", metavar="NAME", help="Only this family, for example moe or all_to_all.")
+@click.option(
+    "--timings",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Score own timings too, see docs/measurements.md. Repeatable.",
+)
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write tables and a plot.")
 @json_option
-def accuracy(device: str | None, family: str | None, out: Path | None, as_json: bool) -> None:
+def accuracy(
+    device: str | None, family: str | None, timings: tuple[Path, ...], out: Path | None, as_json: bool
+) -> None:
     """Compare the cost models with published measurements that their constants have not seen."""
     from moesim.accuracy import accuracy as run
 
     with progress_bar() as report:
-        result = run(device, family, progress=lambda done, total: report("predicting", done, total))
+        result = run(
+            device,
+            family,
+            progress=lambda done, total: report("predicting", done, total),
+            timings=timings,
+        )
     if out is not None:
         _write(result, out)
     if as_json:

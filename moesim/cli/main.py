@@ -6,6 +6,7 @@ import click
 
 from moesim import __version__
 from moesim.cli.accuracy import accuracy
+from moesim.cli.calibrate import calibrate
 from moesim.cli.compare import compare_policies
 from moesim.cli.group import MoesimGroup
 from moesim.cli.lists import list_group, schema
@@ -28,5 +29,5 @@ def main() -> None:
     """
 
 
-for _command in (simulate, compare_policies, reproduce, accuracy, plan, list_group, schema, trace):
+for _command in (simulate, compare_policies, reproduce, accuracy, calibrate, plan, list_group, schema, trace):
     main.add_command(_command)

@@ -1,8 +1,8 @@
 """Fitted constants by device: a user's own first, then the package's, then generic ones.
 
 Constants are looked up for the device itself, for its kin (the same chip behind other links or with other
-memory), and last for devices in general. Generic constants take over the efficiencies that a device's
-description states; an efficiency that somebody states always counts.
+memory), and last for devices in general. Constants take over the efficiencies that a device's description
+states, but for a user's own of this very device: timings say more than a stated efficiency.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Calibrations:
         """Return the constants of a kind of dense GEMM."""
         entry, _ = entry_for(self._tables("gemm", gemm_entries()), _names(device), kind)
         constants = GemmConstants(**numbers(entry, GemmConstants))
+        if _among(self.overlay.get("gemm", {}), device, entry):
+            return constants
         mma = device.gemm_efficiency
         memory = device.memory_efficiency
         return replace(
@@ -83,6 +85,8 @@ class Calibrations:
         mine = self.overlay.get("attention", {}).get(name, {})
         entry, _ = entry_for((mine, attention_entries()[name]), _names(device), dtype)
         constants = AttentionConstants(**numbers(entry, AttentionConstants))
+        if _among(mine, device, entry):
+            return constants
         compute, memory = self._stated(device)
         return replace(constants, mma=constants.mma * compute, memory=min(constants.memory * memory, 1.2))
 
@@ -110,12 +114,13 @@ class Calibrations:
                     if entry is None:
                         continue
                     constants = GroupedConstants.from_mapping(entry, f"grouped_gemm.{name}.{one}/{stored}")
-                    constants = replace(
-                        constants,
-                        compute=constants.compute * compute,
-                        memory=constants.memory * memory,
-                        passes=constants.passes * memory,
-                    )
+                    if not _among(self.overlay.get("grouped_gemm", {}), device, entry):
+                        constants = replace(
+                            constants,
+                            compute=constants.compute * compute,
+                            memory=constants.memory * memory,
+                            passes=constants.passes * memory,
+                        )
                     return Calibration(
                         kernel_for(one, stored), constants, grouped_source(), name != GENERIC, one
                     )
@@ -136,6 +141,11 @@ class Calibrations:
 
     def _tables(self, section: str, package: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         return (self.overlay.get(section, {}), package)
+
+
+def _among(table: Mapping[str, Any], device: Device, entry: Mapping[str, Any]) -> bool:
+    """Tell whether constants are those that a table has for this very device."""
+    return any(entry is one for one in table.get(device.name, {}).values())
 
 
 def _names(device: Device) -> tuple[str, ...]:
