@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from moesim.measured.moe_loads import group_counts
 from moesim.errors import InputError
 from moesim.hardware.grouped_kernels import GroupCounts, GroupedKernel, count_groups
+from moesim.measured.moe_loads import group_counts
 
 _DIST: Final = re.compile(r"balanced|power_law_(\d+(\.\d+)?)")
 
