@@ -94,6 +94,7 @@ def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> 
         scenario=resolved,
         seed=scenario.seed,
         wall_s=time.perf_counter() - began,
+        notes=setup.notes,
     )
     if cut_short:
         raise Interrupted(result, f"these are {steps} of {setup.workload.steps} steps")

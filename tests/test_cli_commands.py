@@ -45,6 +45,7 @@ def test_simulate_prints_the_promised_keys():
         "breakdown_s",
         "wall_s",
         "events",
+        "notes",
     ]
     assert (found["scenario"], found["seed"], found["version"]) == ("tiny", 1, __version__)
     assert list(found["latency_s"]) == ["mean", "p50", "p95", "p99"]
@@ -90,6 +91,7 @@ def test_compare_prints_the_promised_keys():
             "imbalance",
             "out_of_memory",
             "breakdown_s",
+            "notes",
         ]
         assert 0 < policy["bound_fraction"] <= 1
     assert found["policies"][0]["speedup"] == found["policies"][0]["memory_ratio"] == 1

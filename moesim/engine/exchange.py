@@ -15,8 +15,11 @@ import numpy.typing as npt
 from moesim.engine.reach import group_spared
 from moesim.engine.sends import once_per_device, once_per_node
 from moesim.engine.setup import Setup
+from moesim.hardware.collectives import CollectiveCost
 from moesim.hardware.exchanges import Exchange, Messages
 from moesim.hardware.traffic import Traffic
+from moesim.measured.exchange import EvenExchange
+from moesim.measured.notes import outside
 from moesim.policies.plan import DispatchPlan, WeightMoves
 
 Array = npt.NDArray[np.float64]
@@ -67,11 +70,13 @@ class ExchangePricer:
         self.exchange = Exchange(setup.cluster, setup.kernels)
         self.held = float(setup.placement.experts_per_device.max(initial=1))
         self.device_spared, self.node_spared = group_spared(setup)
+        self.factors = self._factors(setup)
 
     def price(self, plan: DispatchPlan) -> ExchangeCosts:
         """Price all MoE layers of one step."""
         sent = self._sent(plan)
         out, back, legs = self.exchange.round_trip(sent, self.token_bytes)
+        out, back = (self._scaled(cost, by) for cost, by in zip((out, back), self.factors, strict=True))
         joint, moved_in = out, np.zeros((self.layers, self.devices))
         if len(plan.moves):
             weights = self._weights(plan.moves)
@@ -89,12 +94,56 @@ class ExchangePricer:
             moved_in=moved_in,
         )
 
+    def _factors(self, setup: Setup) -> tuple[float, float]:
+        """Return by how much measured dispatch and combine are slower than priced, under an even load."""
+        if setup.tables is None or not self.tokens.any():
+            return 1.0, 1.0
+        total = float(self.tokens.sum())
+        copies = np.full((self.layers, self.devices), total * self.top_k / self.devices)
+        even = self._messages(
+            Traffic.pooled(copies, self.tokens / total), np.zeros(self.layers, dtype=np.bool_)
+        )
+        told = EvenExchange(
+            exchange=self.exchange.name,
+            tokens=total / self.devices,
+            hidden=setup.model.hidden,
+            top_k=self.top_k,
+            experts=setup.model.experts,
+            devices=self.devices,
+            nodes=self.exchange.nodes,
+            sms=setup.kernels.exchange_sms,
+            narrow=setup.kernels.dispatch_width < 1.0,
+            size=float(even.traffic.inbound[0, 0]) * self.dispatch_bytes,
+            back=float(even.traffic.inbound[0, 0]) * self.token_bytes,
+        )
+        out, back, _ = self.exchange.round_trip(even, self.token_bytes)
+        readings = (told.read(setup.tables, "dispatch"), told.read(setup.tables, "combine"))
+        if not all(bool(reading.inside) and float(reading.seconds) > 0 for reading in readings):
+            setup.said.add(outside(str(told), setup.tables.device, ""))
+            return 1.0, 1.0
+        dispatch, combine = (
+            float(reading.seconds) / float(cost.seconds[0])
+            for reading, cost in zip(readings, (out, back), strict=True)
+        )
+        return dispatch, combine
+
+    def _scaled(self, cost: CollectiveCost, factor: float) -> CollectiveCost:
+        """Return a cost of another duration, which is never less than its links need."""
+        if factor == 1.0:
+            return cost
+        drain = self.network.drain(cost.link_bytes)
+        seconds = np.where(cost.seconds > 0, np.maximum(cost.seconds * factor, drain), 0.0)
+        return CollectiveCost(seconds, cost.link_bytes, np.maximum(seconds - drain, 0.0))
+
     def _sent(self, plan: DispatchPlan) -> Messages:
         """Return the messages that carry the copies to their experts."""
-        traffic, pairs = plan.traffic, None
+        # Where work moves away from the experts' homes, groups no longer stand together.
+        return self._messages(plan.traffic, np.bincount(plan.moves.layer, minlength=self.layers) > 0)
+
+    def _messages(self, traffic: Traffic, moved: npt.NDArray[np.bool_]) -> Messages:
+        """Return the messages that carry copies, given the layers in which work moves."""
+        pairs = None
         if self.sends != "copies":
-            # Where work moves away from the experts' homes, groups no longer stand together.
-            moved = np.bincount(plan.moves.layer, minlength=self.layers) > 0
             by_device = np.where(moved, 1.0, self.device_spared)
             if self.sends == "devices":
                 traffic = once_per_device(traffic, self.tokens, self.top_k, by_device)

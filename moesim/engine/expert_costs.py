@@ -9,10 +9,8 @@ import numpy.typing as npt
 
 from moesim.engine.sends import reached
 from moesim.engine.setup import Setup
-from moesim.hardware.analytic import AnalyticCosts
-from moesim.hardware.calibration import Calibration
-from moesim.hardware.grouped_gemm import ExpertShape, LayerWork, layer_work
-from moesim.hardware.grouped_kernels import count_assigned
+from moesim.hardware.analytic import AnalyticCosts, ExpertCall
+from moesim.hardware.grouped_gemm import ExpertShape
 from moesim.hardware.spec import DTYPE_BYTES
 from moesim.model.spec import ExpertSpec
 from moesim.policies.plan import Assignments
@@ -79,7 +77,7 @@ class ExpertPricer:
         size = self.layers * self.devices
         of_row = self.spec_of[assignments.layer, assignments.expert] if len(self.specs) > 1 else None
         total = np.zeros(size)
-        calls: dict[str, LayerWork] = {}
+        calls: list[ExpertCall] = []
         for index, spec in enumerate(self.specs):
             if not spec.gemms:
                 continue
@@ -88,32 +86,22 @@ class ExpertPricer:
                 chosen = of_row == index if mine is None else mine & (of_row == index)
             part, part_keys = (rows, keys) if chosen is None else (rows[chosen], keys[chosen])
             if self.kernels.grouped:
-                work = self._call(prices, spec, part, part_keys)
-                known = calls.get(spec.dtype)
-                calls[spec.dtype] = work if known is None else known.beside(work)
+                calls.append(self._call(prices, spec, part, part_keys))
                 extra = np.bincount(part_keys, weights=part, minlength=size) * self._pass_bytes(spec)
                 total += prices.stream(extra)
             else:
                 seconds = self._one_by_one(prices, spec, part)
                 total += np.bincount(part_keys, weights=seconds, minlength=size)
-        for dtype, work in calls.items():
-            device = work.seconds(prices.expert_layer(dtype).constants)
-            launched = np.minimum(work.launches, 1.0) * (self.kernels.expert_ops * self._launch(prices))
-            total += np.maximum(device, launched)
+        if calls:
+            device = prices.fused(calls)
+            total += np.maximum(device, (device > 0) * (self.kernels.expert_ops * self._launch(prices)))
         return total
 
-    def _call(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array, keys: Indices) -> LayerWork:
-        """Count a fused call per layer and device over all of its experts of one make."""
-        found: Calibration = prices.expert_layer(spec.dtype)
+    def _call(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array, keys: Indices) -> ExpertCall:
+        """Describe a fused call per layer and device over all of its experts of one make."""
         size = self.layers * self.devices
         here = np.bincount(keys, weights=rows, minlength=size).astype(np.float64)
-        everyone, top_k = float(self.setup.tokens.sum()), self.setup.model.top_k
-        # Copies of a token that reach a device arrive as one token; or all tokens are there.
-        tokens = (
-            np.full(size, everyone) if self.setup.gathers else reached(here, np.full(size, everyone), top_k)
-        )
-        pairs = np.minimum(here, 1.0) * everyone * top_k if self.setup.gathers else None
-        counts = count_assigned(rows, keys, size, found.kernel, experts=self.held, tokens=tokens, pairs=pairs)
+        everyone, top_k = np.full(size, float(self.setup.tokens.sum())), self.setup.model.top_k
         shape = ExpertShape(
             hidden=float(spec.hidden),
             intermediate=float(spec.intermediate),
@@ -124,7 +112,18 @@ class ExpertPricer:
             activation_bytes=self.activation,
             matrices=tuple((float(gemm.n), float(gemm.k)) for gemm in spec.gemms),
         )
-        return layer_work(prices.device, found.kernel, shape, counts)
+        return ExpertCall(
+            shape=shape,
+            dtype=spec.dtype,
+            copies=rows,
+            keys=keys,
+            held=self.held,
+            # Copies of a token that reach a device arrive as one token; or all tokens are there.
+            tokens=everyone if self.setup.gathers else reached(here, everyone, top_k),
+            pairs=np.minimum(here, 1.0) * everyone * top_k if self.setup.gathers else None,
+            top_k=top_k,
+            experts=self.setup.model.experts,
+        )
 
     def _one_by_one(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array) -> Array:
         """Price experts run one after another; the host keeps up only while kernels outlast launches."""

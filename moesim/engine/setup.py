@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,15 @@ from moesim.hardware.cluster import Cluster
 from moesim.hardware.group_collectives import group_collective_seconds
 from moesim.hardware.kernels import KernelStyle
 from moesim.hardware.spec import Device
+from moesim.measured.notes import Notes, outside
 from moesim.model.spec import ExpertSpec, LayerSpec, ModelSpec
 from moesim.policies.base import ClusterView, Policy
 from moesim.policies.plan import Placement
 from moesim.routing.source import RoutingSource
 from moesim.workload.steps import Workload
+
+if TYPE_CHECKING:
+    from moesim.measured.source import MeasuredTables
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Setup:
         detail: ``array`` (lock-step phases as numpy operations) or ``events`` (a SimPy process per
             device); both give the same times.
         span_steps: number of first steps whose spans are recorded for timelines.
+        costs: whether kernels are priced by models or read off measured tables.
         calibrations: where the constants of the cost models are looked up.
         parallel: tensor parallelism beside expert parallelism; ``model`` is one device's share of it.
     """
@@ -70,6 +75,7 @@ class Setup:
     memory: MemoryOptions = MemoryOptions()
     detail: Literal["array", "events"] = "array"
     span_steps: int = 1
+    costs: Literal["analytic", "measured"] = "analytic"
     calibrations: Calibrations = field(default_factory=Calibrations)
     parallel: Parallelism = field(default_factory=Parallelism)
 
@@ -113,10 +119,43 @@ class Setup:
     @cached_property
     def prices(self) -> dict[Device, AnalyticCosts]:
         """What kernels cost on each kind of device."""
+        made: type[AnalyticCosts] = AnalyticCosts
+        if self.costs == "measured":
+            from moesim.measured.costs import MeasuredCosts
+
+            made = MeasuredCosts
         return {
-            kind: AnalyticCosts(kind, self.calibrations, self.model.activation_dtype, self.kernels.backend)
+            kind: made(kind, self.calibrations, self.model.activation_dtype, self.kernels.backend)
             for kind in dict.fromkeys(self.cluster.devices)
         }
+
+    @cached_property
+    def tables(self) -> MeasuredTables | None:
+        """Measured tables of the network, where prices are read off tables and all devices are alike."""
+        if self.costs != "measured" or not self.cluster.homogeneous:
+            return None
+        from moesim.measured.source import measured_tables
+
+        device = self.cluster.devices[0]
+        tables = measured_tables(device)
+        # Kin have the same chip, but other links.
+        if tables.device == device.name:
+            return tables
+        self.said.add(outside("exchanges and collectives", device.name, ""))
+        return None
+
+    @cached_property
+    def said(self) -> Notes:
+        """Remarks on prices of the network."""
+        return Notes()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said about the prices of a run that has ended."""
+        said = Notes()
+        said.merge([self.said])
+        said.merge(getattr(prices, "notes", Notes()) for prices in self.prices.values())
+        return said.texts()
 
     def check_prices(self) -> None:
         """Look up the kernels of every kind of expert before anything runs.
@@ -157,7 +196,15 @@ class Setup:
     def all_reduce_seconds(self, tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return what one sum over tensor-parallel devices takes, for tokens of the group [...]."""
         size = tokens * float(self.model.token_bytes)
-        return group_collective_seconds(self.cluster, "all_reduce", size, self.parallel.attention_tp)
+        parts = self.parallel.attention_tp
+        modelled = group_collective_seconds(self.cluster, "all_reduce", size, parts)
+        if self.tables is None or parts == 1:
+            return modelled
+        inside_node = bool(self.cluster.node_of[parts - 1] == self.cluster.node_of[0])
+        told = self.tables.collective("all_reduce", parts, size)
+        if not (inside_node and told.inside.all()):
+            self.said.add(outside(f"all-reduce among {parts} devices", self.tables.device, ""))
+        return np.where(told.inside & inside_node, told.seconds, modelled)
 
     @cached_property
     def view(self) -> ClusterView:

@@ -6,7 +6,7 @@ remembers what it has priced, because steps ask for the same few numbers of rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -19,6 +19,8 @@ from moesim.hardware.attention_cost import attention_core_seconds
 from moesim.hardware.calibration import FORMATS, Calibration
 from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.dense_gemm import GemmConstants, dense_gemm_seconds
+from moesim.hardware.grouped_gemm import ExpertShape, LayerWork, layer_work
+from moesim.hardware.grouped_kernels import GroupedKernel, count_assigned
 from moesim.hardware.spec import DTYPE_BYTES, Device
 
 Array = npt.NDArray[np.float64]
@@ -58,6 +60,46 @@ class AttentionShape:
     key_bytes: float = 2.0
     flops: float = 0.0
     state_bytes: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertCall:
+    """Fused expert layers of many devices, for experts of one make.
+
+    Attributes:
+        shape: one expert.
+        dtype: format of its stored weights.
+        copies: rows of each listed expert, [entries].
+        keys: the call to which each belongs, int64 [entries].
+        held: experts on the device of each call, [calls].
+        tokens: tokens that reach each call, [calls].
+        pairs: pairs that each call is given, [calls]; None: only those computed there.
+        top_k: experts per token.
+        experts: routed experts of the layer.
+    """
+
+    shape: ExpertShape
+    dtype: str
+    copies: Array
+    keys: npt.NDArray[np.int64]
+    held: Array
+    tokens: Array
+    pairs: Array | None
+    top_k: int
+    experts: int
+
+    def work(self, device: Device, kernel: GroupedKernel) -> LayerWork:
+        """Count the work of all calls, [calls]."""
+        counts = count_assigned(
+            self.copies,
+            self.keys,
+            len(self.held),
+            kernel,
+            experts=self.held,
+            tokens=self.tokens,
+            pairs=self.pairs,
+        )
+        return layer_work(device, kernel, self.shape, counts)
 
 
 @dataclass(frozen=True)
@@ -195,6 +237,20 @@ class AnalyticCosts:
             kind = EXPERT_KINDS.get(dtype, dtype)
             self._layers[dtype] = self.calibrations.grouped(self.device, kind, self.backend)
         return self._layers[dtype]
+
+    def fused(self, calls: Sequence[ExpertCall]) -> Array:
+        """Price fused expert layers, [calls] seconds; experts of one format share a launch.
+
+        Args:
+            calls: one per make of expert, for the same devices.
+        """
+        works: dict[str, LayerWork] = {}
+        for call in calls:
+            work = call.work(self.device, self.expert_layer(call.dtype).kernel)
+            known = works.get(call.dtype)
+            works[call.dtype] = work if known is None else known.beside(work)
+        times = [work.seconds(self.expert_layer(dtype).constants) for dtype, work in works.items()]
+        return np.asarray(sum(times, np.zeros(len(calls[0].held)))) if calls else np.zeros(0)
 
     def arithmetic(self, dtype: str) -> str:
         """Return the format in which experts stored in a format are multiplied."""

@@ -8,6 +8,7 @@ thousands. Nothing to do (no rows, no sequences, no bytes) costs nothing and cou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -40,10 +41,11 @@ class MeasuredTables:
 
     def __init__(self, device: Device) -> None:
         known = measured_devices()
-        if device.name not in known:
+        name = _tabled(device, known)
+        if name is None:
             message = f"there are no measured tables of device '{device.name}'"
             raise InputError(message, hint=f"measured and closest to it: {', '.join(closest(device, known))}")
-        self.device = device.name
+        self.device = name
 
     def gemm(self, rows: npt.ArrayLike, n: npt.ArrayLike, k: npt.ArrayLike, kind: str) -> Reading:
         """Read one dense GEMM ``[rows, k] x [k, n]``.
@@ -215,6 +217,18 @@ def closest(device: Device, names: tuple[str, ...], count: int = 3) -> list[str]
 
 def _rates(device: Device) -> npt.NDArray[np.float64]:
     return np.array([device.memory.bandwidth, device.flops("bf16")])
+
+
+def _tabled(device: Device, known: Sequence[str]) -> str | None:
+    """Return the device whose tables serve: its own, or those of kin with the same chip and memory."""
+    if device.name in known:
+        return device.name
+    if device.kin is not None and device.kin in known:
+        kin = load_device(device.kin)
+        same = (kin.peak_flops, kin.memory, kin.compute_units)
+        if same == (device.peak_flops, device.memory, device.compute_units):
+            return kin.name
+    return None
 
 
 @cache

@@ -208,6 +208,7 @@ SUMMARY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "breakdown_s": "object with seconds by cause, mean over steps and devices; sums to the mean latency",
         "wall_s": "time the simulation took on this machine (s); `null` where timing is off",
         "events": "events that the simulator processed",
+        "notes": "list of what is to be known about prices, for example where measured tables end",
     }
 )
 """Keys of the summary of one run."""
@@ -224,6 +225,7 @@ POLICY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "imbalance": "largest over mean copies per device; mean over steps and MoE layers",
         "out_of_memory": "as above",
         "breakdown_s": "as above (s)",
+        "notes": "as above",
     }
 )
 """Keys of one policy in a comparison."""

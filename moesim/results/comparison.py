@@ -93,6 +93,7 @@ class Comparison:
                 "imbalance": result.imbalance,
                 "out_of_memory": result.out_of_memory,
                 "breakdown_s": result.breakdown_s,
+                "notes": list(result.notes),
             }
             for result in self.results
         ]

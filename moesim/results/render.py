@@ -117,6 +117,12 @@ def _timing(results: tuple[Result, ...]) -> Text:
     return Text(text, style="dim")
 
 
+def _notes(results: tuple[Result, ...]) -> list[Text]:
+    """Return what is to be known about prices, each remark once."""
+    said = dict.fromkeys(note for result in results for note in result.notes)
+    return [Text(), *(Text(f"note: {note}", style="dim") for note in said)] if said else []
+
+
 def render_result(result: Result, timing: bool = False) -> Group:
     """Return a run for printing: figures, time by cause, whether it fits in memory.
 
@@ -133,6 +139,7 @@ def render_result(result: Result, timing: bool = False) -> Group:
         _breakdown(result),
         Text(),
         _memory_verdict(result),
+        *_notes((result,)),
     ]
     return Group(*parts, *([_timing((result,))] if timing else []))
 
@@ -178,5 +185,6 @@ def render_comparison(comparison: Comparison, timing: bool = False, width: int =
         first, *rest = explain_one(comparison, result)
         why += [Text(), Text(first, style="bold")]
         why += [Padding(Text(line.strip()), (0, 0, 0, 2)) for line in rest]
+    notes = _notes(comparison.results)
     tail = [Text(), _timing(comparison.results)] if timing else []
-    return Group(Text(comparison.name, style="bold"), Text(), table, *why, *tail)
+    return Group(Text(comparison.name, style="bold"), Text(), table, *why, *notes, *tail)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ class Result:
         version: version of moesim that made it.
         wall_s: time the simulation took on this machine (s), if measured.
         events: events that the simulator processed.
+        notes: what is to be known about its prices, for example where measured tables did not reach.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Result:
     version: str = __version__
     wall_s: float | None = None
     events: int = 0
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_tables(
@@ -60,6 +62,7 @@ class Result:
         version: str = __version__,
         wall_s: float | None = None,
         events: int | None = None,
+        notes: Sequence[str] = (),
     ) -> Result:
         """Build a result from recorded columns, with types and units as the dictionary declares them.
 
@@ -74,6 +77,7 @@ class Result:
             version: version of moesim that made the tables.
             wall_s: time the simulation took (s), None where it was not measured.
             events: events processed; by default those of all steps.
+            notes: what is to be known about its prices.
 
         Raises:
             BrokenLawError: a table or column is missing or unknown, or the tables contradict themselves.
@@ -89,6 +93,7 @@ class Result:
             version=version,
             wall_s=wall_s,
             events=int(frames["steps"]["events"].sum()) if events is None else events,
+            notes=tuple(notes),
         )
 
     @property
@@ -187,6 +192,7 @@ class Result:
             "breakdown_s": self.breakdown_s,
             "wall_s": self.wall_s if timing else None,
             "events": self.events,
+            "notes": list(self.notes),
         }
         return {key: plain(value) for key, value in figures.items()}
 

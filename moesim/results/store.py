@@ -107,6 +107,7 @@ def _write_result(result: Result, directory: Path, timing: bool, charts: Sequenc
     manifest = _head("result", result)
     manifest["policy"] = {"name": result.policy, "parameters": result.parameters}
     manifest |= {"events": result.events, "wall_s": result.wall_s if timing else None, "tables": tables}
+    manifest["notes"] = list(result.notes)
     _finish(directory, manifest)
 
 
@@ -197,6 +198,7 @@ def load_result(directory: str | Path) -> Result:
             version=manifest["version"],
             wall_s=manifest["wall_s"],
             events=manifest["events"],
+            notes=tuple(str(note) for note in manifest["notes"]),
         )
     except (KeyError, TypeError, AttributeError, BrokenLawError) as error:
         message = f"the run is damaged: {error}"

@@ -205,9 +205,12 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         memory=MemoryOptions(memory.replicated_experts, memory.other_inputs, memory.reserve),
         detail=scenario.engine.detail,
         span_steps=scenario.engine.spans,
+        costs=scenario.spec.costs.source,
         calibrations=_calibrations(scenario),
     )
     check_placement(scenario, policy, setup.view)
+    with located(scenario, ("costs", "source")):
+        _ = setup.prices
     with located(scenario, ("kernels",)):
         setup.check_prices()
     return setup

@@ -64,10 +64,22 @@ KernelChoice = Annotated[
 class CostsSection(Section):
     """Where the prices of kernels and transfers come from (see cost-models.md)."""
 
+    source: Literal["analytic", "measured"] = Field(
+        "analytic",
+        description="`analytic`: calibrated models. `measured`: published timings of the device (extra "
+        "`moesim[measured]`), and the models where those do not reach; the result notes where.",
+    )
     calibration: FilePath | None = Field(
         None,
-        description="Constants fitted to timings of your own; they come before moesim's.",
+        description="Constants fitted to timings of your own (`moesim calibrate` writes them); they come "
+        "before moesim's.",
     )
+
+
+CostsChoice = Annotated[
+    Annotated[CostsSection, FromName("source"), Tag(SHORT)] | Annotated[CostsSection, Tag(FULL)],
+    one_of(name_or_mapping, "must be the name of a source of prices or a mapping with 'source'"),
+]
 
 
 class MemorySection(Section):

@@ -9,7 +9,12 @@ from moesim.yamlio import Node
 
 Path = tuple[str | int, ...]
 
-_SHORT_KEYS: Final[Mapping[str, str]] = {"model": "name", "cluster": "name", "kernels": "base"}
+_SHORT_KEYS: Final[Mapping[str, str]] = {
+    "model": "name",
+    "cluster": "name",
+    "kernels": "base",
+    "costs": "source",
+}
 _POLICY_PARTS: Final = ("placement", "dispatch")
 _RIVALS: Final = (frozenset({"trace", "generator"}), frozenset({"name", "config"}))
 _KINDS: Final = ("generator", "kind")

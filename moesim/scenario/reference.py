@@ -45,7 +45,7 @@ _TITLES: Final = {
     "PolicySection": "policies: list of NAME or {name: ...}",
     "PolicyPart": "placement, dispatch: NAME or {kind: ...}",
     "KernelSection": "kernels: NAME or {base: ...}",
-    "CostsSection": "costs",
+    "CostsSection": "costs: NAME or {source: ...}",
     "MemorySection": "memory",
     "EngineSection": "engine",
 }

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from moesim.scenario.fields import FilePath, Name, Prose, Section, Seed
 from moesim.scenario.how import (
+    CostsChoice,
     CostsSection,
     EngineSection,
     KernelChoice,
@@ -49,7 +50,7 @@ class ScenarioSpec(Section):
         "operations expert by expert, or fused ones with DeepEP (`deepep`, `deepep_low_latency`) or the "
         "NVLink kernels of a rack (`rack`) in place of NCCL.",
     )
-    costs: CostsSection = Field(default_factory=lambda: CostsSection(), description="Where prices come from.")
+    costs: CostsChoice = Field(default_factory=lambda: CostsSection(), description="Where prices come from.")
     memory: MemorySection = Field(
         default_factory=lambda: MemorySection(), description="What else stands in device memory."
     )

@@ -91,6 +91,12 @@ def _alarm(results: tuple[Result, ...]) -> list[str]:
     return ["".join(lines)] if lines else []
 
 
+def _notes(results: tuple[Result, ...]) -> list[str]:
+    said = dict.fromkeys(note for result in results for note in result.notes)
+    items = "".join(f"<li>{escape(note)}</li>" for note in said)
+    return [_section("Notes on prices", f"<ul>{items}</ul>")] if said else []
+
+
 def _scenario(result: Result) -> str:
     text = yaml.safe_dump(plain(result.scenario), sort_keys=False, allow_unicode=True, width=100)
     return f"<details><summary>Resolved scenario</summary><pre>{escape(text)}</pre></details>"
@@ -120,6 +126,7 @@ def report_html(run: Result | Comparison, plots: Mapping[str, bytes] | None = No
         *top,
         *_charts(images),
         _section("Time by cause", cause_table(results)),
+        *_notes(results),
         _section("Scenario", _scenario(first)),
     ]
     return _PAGE.substitute(
