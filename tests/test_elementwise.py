@@ -53,7 +53,7 @@ def test_operations_count_their_starts_and_passes() -> None:
 
 
 def test_wrong_input_is_told() -> None:
-    with pytest.raises(InputError, match="named 'nrom'.*norm"):
+    with pytest.raises(InputError, match=r"named 'nrom'.*norm"):
         stream_operation("nrom")
     for bad in (-1.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match="finite and not negative"):
@@ -98,7 +98,9 @@ def test_passes_of_dense_layers_cost_what_was_measured(gpu: str, device: str, co
     else:
         part = load_device(device)
     if device == "A40":
-        rows = rows[rows["operation"] != "embedding"]  # its look-ups run twice as close to its small bandwidth
+        rows = rows[
+            rows["operation"] != "embedding"
+        ]  # its look-ups run twice as close to its small bandwidth
     for operation, group in rows.groupby("operation"):
         elements = group["elements"].to_numpy()
         seconds = operation_seconds(part, str(operation), elements, stream_constants(constants))

@@ -11,8 +11,9 @@ from moesim.engine.sends import reached
 from moesim.engine.setup import Setup
 from moesim.hardware.analytic import AnalyticCosts
 from moesim.hardware.calibration import Calibration
-from moesim.hardware.grouped_gemm import ExpertShape, LayerWork, layer_work
+from moesim.hardware.grouped_gemm import ExpertShape, layer_work
 from moesim.hardware.grouped_kernels import count_assigned
+from moesim.hardware.grouped_work import LayerWork
 from moesim.hardware.spec import DTYPE_BYTES
 from moesim.model.spec import ExpertSpec
 from moesim.policies.plan import Assignments

@@ -15,7 +15,7 @@ from moesim.hardware.attention_choices import PACKINGS
 from moesim.hardware.attention_cost import AttentionConstants
 from moesim.hardware.calibrations import SECTIONS, Calibrations
 from moesim.hardware.dense_gemm import GemmConstants
-from moesim.hardware.grouped_gemm import GroupedConstants
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.protocols import OPERATIONS, CollectiveConstants
 from moesim.yamlio import Document
 

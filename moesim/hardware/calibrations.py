@@ -24,7 +24,7 @@ from moesim.hardware.calibration import (
 )
 from moesim.hardware.dense_constants import attention_entries, entry_for, gemm_entries, numbers
 from moesim.hardware.dense_gemm import GemmConstants
-from moesim.hardware.grouped_gemm import GroupedConstants
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.spec import Device
 
 SECTIONS: Final = ("grouped_gemm", "gemm", "attention", "collectives")
