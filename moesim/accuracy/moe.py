@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ FIT_ROWS: Final = 1500
 """Rows that one fit takes; more do not move six constants."""
 
 _ARRAYS: Final = ("weights", "arithmetic", "tiles", "depth", "passes", "launches")
-"""Fields of ``LayerWork`` that have one entry per row, in order."""
+"""Fields of ``LayerWork`` that have one entry per row."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ def _fit(work: LayerWork, seconds: Array) -> GroupedConstants:
 
 def _at(work: LayerWork, places: npt.NDArray[np.int64]) -> LayerWork:
     """Return the work of some rows."""
-    return LayerWork(*(getattr(work, name)[..., places] for name in _ARRAYS), overlap=work.overlap)
+    parts: Any = {name: getattr(work, name)[..., places] for name in _ARRAYS}
+    return replace(work, **parts)
 
 
 def work_of(rows: Measured) -> LayerWork:
@@ -112,8 +113,8 @@ def work_of(rows: Measured) -> LayerWork:
     places = [np.flatnonzero(number == label) for label in np.unique(number)]
     parts = [_work(rows.iloc[one]) for one in places]
     back = np.argsort(np.concatenate(places), kind="stable")
-    whole = (np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _ARRAYS)
-    return _at(LayerWork(*whole, overlap=parts[0].overlap), back)
+    whole: Any = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _ARRAYS}
+    return _at(replace(parts[0], **whole), back)
 
 
 def _work(rows: pd.DataFrame) -> LayerWork:

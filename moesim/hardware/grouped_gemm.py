@@ -96,7 +96,11 @@ def layer_work(device: Device, kernel: GroupedKernel, shape: ExpertShape, counts
     """Count a layer's work on a device."""
     halves = 2.0 if shape.gated else 1.0
     hidden, inner = (_padded(width, kernel) for width in (shape.hidden, shape.intermediate))
-    gemms = [(_padded(n, kernel), _padded(k, kernel)) for n, k in shape.gemms]
+    joined = halves * np.asarray(shape.intermediate, dtype=np.float64)  # both halves are padded
+    gemms = [
+        (np.where(n == joined, halves * inner, _padded(n, kernel)), _padded(k, kernel))
+        for n, k in shape.gemms
+    ]
     works = [
         _gemm_work(device, kernel, shape, counts, n, k, np.where(k % 16 == 0, 1.0, kernel.unaligned))
         for n, k in gemms
