@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from moesim.hardware.calibration import grouped_entries
 from moesim.hardware.dense_constants import attention_entries, gemm_entries
+from moesim.hardware.elementwise import stream_entries
 
 # The suite tries the same examples every time, so that a change passes or fails for what it does.
 # HYPOTHESIS_PROFILE=explore looks for new ones.
@@ -36,6 +37,7 @@ def twice_as_fast() -> Callable[[str], dict[str, Any]]:
         return {
             "gemm": {device: halved(gemm_entries()["generic"])},
             "grouped_gemm": {device: halved(grouped_entries()["generic"])},
+            "stream": halved({device: stream_entries()["generic"]}),
             "attention": {
                 kind: {device: halved(table["generic"])} for kind, table in attention_entries().items()
             },

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from moesim.errors import InputError
 from moesim.hardware import load_device
-from moesim.hardware.calibration import FORMATS, kernel_for
+from moesim.hardware.calibration import FORMATS, kernel_for, tuned_experts
 from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.catalogue import read_data
 from moesim.hardware.grouped_gemm import (
     ExpertShape,
-    GroupedConstants,
     expert_layer_seconds,
     grouped_gemm_seconds,
+    layer_work,
 )
 from moesim.hardware.grouped_kernels import GroupedKernel, count_groups
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.spec import Device, MemoryTier
 
 DEVICE = load_device("H200-SXM")
@@ -29,6 +30,8 @@ KERNELS = [
     GroupedKernel("call_fp8", rule="call_fp8", overlap=3.0, token_passes=8.0),
     GroupedKernel("experts", rule="experts", all_pairs=True, unaligned=8.0),
     GroupedKernel("mean", rule="mean", low=8, high=64),
+    GroupedKernel("local", rule="local", slack=0.5, reread=0.7, pad=128, waves="least", sorting=0.2),
+    GroupedKernel("two", rule="call_two", streams=2.0, experts_growth=0.05, waves="whole"),
 ]
 SHAPE = ExpertShape(hidden=4096, intermediate=1536)
 
@@ -108,9 +111,39 @@ def test_a_single_gemm_costs_less_than_the_layer_and_nothing_when_empty() -> Non
 def test_blocks_follow_each_rule() -> None:
     load = [40] * 4
     heights = {kernel.name: float(count_groups(load, kernel, top_k=1).height) for kernel in KERNELS}
-    assert heights == {"rows": 64, "call": 64, "call_fp8": 64, "experts": 64, "mean": 64}
+    blind = {"call": 64, "call_fp8": 64, "experts": 64, "two": 128}
+    assert heights == {"rows": 64, "mean": 64, "local": 32, **blind}
     counts = count_groups([1, 65, 0], GroupedKernel("x", low=16, high=64))
     assert (float(counts.active), float(counts.height), float(counts.blocks)) == (2, 64, 3)
+
+
+def test_experts_beyond_the_cache_are_read_again_for_every_block() -> None:
+    kernel = GroupedKernel("x", high=16)
+    again = replace(kernel, reread=1.0)
+    for shape, grows in ((ExpertShape(256, 256), False), (ExpertShape(8192, 16384), True)):
+        one, two = (
+            float(expert_layer_seconds(DEVICE, CONSTANTS, again, shape, count_groups([rows], again)))
+            / float(expert_layer_seconds(DEVICE, CONSTANTS, kernel, shape, count_groups([rows], kernel)))
+            for rows in (16, 32)
+        )
+        assert one == pytest.approx(1.0)
+        assert (two > 1.5) == grows
+        assert two < 2.0
+
+
+def test_padded_widths_cost_what_the_wider_expert_costs() -> None:
+    kernel = GroupedKernel("x", pad=128)
+    counts = count_groups([32] * 8, kernel)
+    odd, whole = (
+        layer_work(DEVICE, kernel, ExpertShape(2688, inner), counts).weights for inner in (1856, 1920)
+    )
+    assert odd == pytest.approx(whole)
+
+
+def test_tuned_kernels_are_known_by_experts_and_width() -> None:
+    assert (8, 4096) in tuned_experts("H200-SXM", "bf16")
+    assert (8, 8192) not in tuned_experts("H200-SXM", "bf16")
+    assert tuned_experts("MI300X", "bf16") == frozenset()
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp8", "fp8_block"])

@@ -12,7 +12,7 @@ from moesim.accuracy.protocols import leave_model_out
 from moesim.hardware.grouped_kernels import GroupedKernel
 from moesim.measured import tables
 from moesim.measured.moe_loads import dealt, draw, group_counts, load_counts
-from moesim.measured.moe_tables import kernel_family, moe_rows
+from moesim.measured.moe_tables import all_moe_rows, kernel_family, moe_rows, set_aside
 from moesim.measured.rows import thin
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "kernels"
@@ -78,6 +78,25 @@ def test_rows_that_show_something_else_are_set_aside() -> None:
     assert not rows.duplicated([name for name in rows.columns if name != "seconds"]).any()
 
 
+def test_calls_slower_than_calls_with_more_to_do_are_set_aside_with_their_curve() -> None:
+    def curve(tp: int, slow: dict[int, float]) -> list[dict[str, object]]:
+        call = {
+            "dtype": "bf16",
+            "backend": "b",
+            "shape": "s",
+            "slots": 8,
+            "ep": 1,
+            "distribution": "balanced",
+        }
+        sizes = (1, 2, 4, 8, 16, 32)
+        return [{**call, "tp": tp, "tokens": n, "seconds": n * slow.get(n, 1.0) / tp} for n in sizes]
+
+    rows = pd.DataFrame([*curve(1, {}), *curve(2, {1: 9.0}), *curve(4, {1: 9.0, 2: 9.0})])
+    aside = set_aside(rows)
+    assert not aside["dealt"].any()
+    assert rows[aside["contradicted"]].groupby("tp").size().to_dict() == {2: 1, 4: 6}
+
+
 @needs_tables
 @pytest.mark.skipif(
     not SHARED.is_dir(), reason="the shared slices of the tables are not beside the repository"
@@ -85,7 +104,7 @@ def test_rows_that_show_something_else_are_set_aside() -> None:
 def test_tables_agree_with_the_shared_slices() -> None:
     slices = pd.read_csv(SHARED / "aic_moe_h200_sxm_vllm.csv")
     slices = slices[(slices["model"] == "qwen3-30b-a3b") & (slices["dtype"] == "bfloat16")]
-    rows = moe_rows("H200-SXM")
+    rows = all_moe_rows("H200-SXM")
     rows = rows[(rows["shape"] == "qwen3-30b-a3b") & (rows["backend"] == "vllm/triton")]
     rows = rows[rows["dtype"] == "bf16"]
     rows = rows.assign(dist=rows["distribution"].astype(str).str.replace("power_law_", "pl"))
@@ -96,11 +115,18 @@ def test_tables_agree_with_the_shared_slices() -> None:
 
 @needs_tables
 @pytest.mark.parametrize(
-    ("dtype", "backend", "median", "p90"),
-    [("bf16", "vllm/triton", 0.07, 0.22), ("fp8_block", "vllm/triton", 0.06, 0.18)],
+    ("device", "dtype", "backend", "median", "p90"),
+    [
+        ("H200-SXM", "bf16", "vllm/triton", 0.06, 0.18),
+        ("H200-SXM", "fp8_block", "vllm/triton", 0.05, 0.16),
+        ("H200-SXM", "bf16", "sglang/triton_tuned", 0.065, 0.18),
+        ("B200-SXM", "bf16", "vllm/trtllm_gen", 0.06, 0.18),
+    ],
 )
-def test_models_left_out_are_predicted(dtype: str, backend: str, median: float, p90: float) -> None:
-    rows = moe_rows("H200-SXM")
+def test_models_left_out_are_predicted(
+    device: str, dtype: str, backend: str, median: float, p90: float
+) -> None:
+    rows = moe_rows(device)
     rows = thin(rows[(rows["dtype"] == dtype) & (rows["backend"] == backend)], 1500)
     errors = np.concatenate(
         [

@@ -26,8 +26,9 @@ from moesim.hardware.calibration_file import read_calibration
 from moesim.hardware.catalogue import load_device
 from moesim.hardware.dense_constants import attention_constants, gemm_constants
 from moesim.hardware.dense_gemm import GemmConstants, dense_gemm_seconds
-from moesim.hardware.grouped_gemm import ExpertShape, GroupedConstants, expert_layer_seconds
+from moesim.hardware.grouped_gemm import ExpertShape, expert_layer_seconds
 from moesim.hardware.grouped_kernels import count_groups
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.network_constants import node_links
 from moesim.hardware.protocols import CollectiveConstants, collective_seconds
 

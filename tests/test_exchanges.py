@@ -21,6 +21,7 @@ from moesim.engine.reach import group_spared
 from moesim.engine.sends import once_per_device, once_per_node
 from moesim.errors import InputError
 from moesim.hardware import cluster_from_mapping, load_cluster
+from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.exchanges import Exchange, Messages, measured
 from moesim.hardware.expert_exchange import (
     LowLatencyConstants,
@@ -297,9 +298,9 @@ def test_what_was_not_measured_costs_a_latency_and_links_that_drain(name: str, c
 def test_a_cluster_of_measured_and_other_devices_is_priced_plainly() -> None:
     groups = [{"device": name, "nodes": 1, "devices_per_node": 2} for name in ("H100-SXM", "H200-SXM", "H20")]
     wires = {"intra": {"kind": "nvlink", "bandwidth": 450e9}, "inter": {"bandwidth": 50e9}}
-    assert not measured(cluster_from_mapping({"groups": groups, **wires}), "nccl")
+    assert not measured(cluster_from_mapping({"groups": groups, **wires}), "nccl", Calibrations())
     mixed = cluster_from_mapping({"groups": groups[:2], **wires})
-    assert measured(mixed, "nccl")
+    assert measured(mixed, "nccl", Calibrations())
     slower = [seconds("fused", mixed.subset(2), even(2, 500), np.full(2, 500))]
     assert (seconds("fused", mixed, even(4, 500), np.full(4, 500)) > slower[0]).all()
 

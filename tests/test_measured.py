@@ -147,7 +147,7 @@ def test_devices_without_tables_are_told_the_nearest_ones(monkeypatch: pytest.Mo
     monkeypatch.setattr("moesim.measured.source.measured_devices", lambda: names)
     with pytest.raises(InputError, match="no measured tables of device 'MI300X'") as caught:
         MeasuredTables(load_device("MI300X"))
-    assert caught.value.hint == "measured and closest to it: B200-SXM, H100-SXM, A100-SXM-80GB"
+    assert caught.value.hint == "measured and closest to it: H100-SXM, B200-SXM, A100-SXM-80GB"
     # The same chip and memory behind other links.
     assert MeasuredTables(load_device("H800-SXM")).device == "H100-SXM"
     with pytest.raises(InputError, match="no measured tables of device 'H20'"):

@@ -63,11 +63,23 @@ class CollectiveFamily:
         return collective_rows(self.name, device)
 
     def predict(self, train: Measured, test: Measured) -> Array:
-        """Fit on rows of the same kind of link, if there are any, and predict."""
-        kinds = {node_links(device).kind for device in test["device"].unique()}
-        alike = train["device"].map(lambda device: node_links(str(device)).kind in kinds)
-        constants = fit_collective(self.name, train[alike] if alike.any() else train)
-        return predicted(self.name, test, constants)
+        """Fit on rows of the nearest links there are, and predict.
+
+        How long a collective takes to start goes with the generation of devices and switches (4 us on
+        Hopper, 7 to 9 on Ampere and Blackwell), so devices behind links of the same kind and rate come
+        first, then all of the same kind, then all.
+        """
+        wanted = {str(device) for device in test["device"].unique()}
+        kinds = {node_links(device).kind for device in wanted}
+        speeds = {(node_links(device).kind, node_links(device).rate) for device in wanted}
+        links = [node_links(str(device)) for device in train["device"]]
+        for alike in (
+            np.array([(link.kind, link.rate) in speeds for link in links]),
+            np.array([link.kind in kinds for link in links]),
+        ):
+            if alike.any():
+                return predicted(self.name, test, fit_collective(self.name, train[alike]))
+        return predicted(self.name, test, fit_collective(self.name, train))
 
 
 def fit_collective(operation: Operation, train: Measured) -> CollectiveConstants:

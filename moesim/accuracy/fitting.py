@@ -22,7 +22,11 @@ class Bounded:
 
 
 def fit_constants(
-    predict: Callable[[Array], Array], seconds: Array, constants: Sequence[Bounded], scale: float = 0.05
+    predict: Callable[[Array], Array],
+    seconds: Array,
+    constants: Sequence[Bounded],
+    scale: float = 0.05,
+    slopes: Callable[[Array], Array] | None = None,
 ) -> Array:
     """Find the constants under which predictions are closest to timings.
 
@@ -34,6 +38,8 @@ def fit_constants(
         seconds: measured, positive.
         constants: what to find.
         scale: relative error from which on rows count linearly.
+        slopes: by how many percent each row's prediction follows one percent of each constant,
+            [rows, constants]; by default differences of ``predict``.
     """
     from scipy.optimize import least_squares  # type: ignore[import-untyped, unused-ignore]
 
@@ -45,5 +51,17 @@ def fit_constants(
     def residual(logs: Array) -> Array:
         return np.asarray(np.log(predict(np.exp(logs))) - target, dtype=np.float64)
 
-    found = least_squares(residual, guess, bounds=(low, high), loss="soft_l1", f_scale=scale, max_nfev=60)
+    def jacobian(logs: Array) -> Array:
+        assert slopes is not None
+        return slopes(np.exp(logs))
+
+    found = least_squares(
+        residual,
+        guess,
+        jac="2-point" if slopes is None else jacobian,
+        bounds=(low, high),
+        loss="soft_l1",
+        f_scale=scale,
+        max_nfev=60,
+    )
     return np.asarray(np.exp(found.x), dtype=np.float64)

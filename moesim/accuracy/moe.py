@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,21 @@ import pandas as pd
 
 from moesim.accuracy.families import Family
 from moesim.accuracy.fitting import Bounded, fit_constants
-from moesim.accuracy.protocols import Array
+from moesim.accuracy.protocols import Array, models
 from moesim.hardware.calibration import FORMATS, kernel_for
 from moesim.hardware.catalogue import load_device
-from moesim.hardware.grouped_gemm import ExpertShape, GroupedConstants, LayerWork, layer_work
+from moesim.hardware.dense_constants import cache_bytes
+from moesim.hardware.grouped_gemm import (
+    CACHE,
+    CACHED,
+    ExpertShape,
+    layer_work,
+)
+from moesim.hardware.grouped_work import GroupedConstants, LayerWork
 from moesim.hardware.spec import Device
 from moesim.measured.moe_loads import group_counts
 from moesim.measured.moe_tables import moe_rows
-from moesim.measured.rows import Measured, thin
+from moesim.measured.rows import Measured, hash_ranks, thin
 
 CONSTANTS: Final = (
     Bounded("launch_s", 25e-6, 2e-6, 150e-6),
@@ -31,27 +38,14 @@ CONSTANTS: Final = (
 )
 """Constants of ``GroupedConstants`` in their order, within what is physical."""
 
-L2_BYTES: Final = {
-    "A100-SXM-80GB": 40e6,
-    "H100-SXM": 50e6,
-    "H200-SXM": 50e6,
-    "B200-SXM": 126e6,
-    "B300-SXM": 126e6,
-    "GB200": 126e6,
-    "GB300": 126e6,
-    "L40S": 96e6,
-    "RTX-PRO-6000": 128e6,
-}
-"""Second-level caches as the vendor's architecture papers give them (bytes)."""
-
-L2_USED: Final = 0.7
-"""Share of the cache that a loop's weights can hold beside everything else."""
-
 L2_SPEED: Final = 3.0
 """Bandwidth of the cache over that of the memory, roughly the same on all of these devices."""
 
 FIT_ROWS: Final = 1500
 """Rows that one fit takes; more do not move six constants."""
+
+_ARRAYS: Final = ("weights", "arithmetic", "tiles", "depth", "passes", "launches")
+"""Fields of ``LayerWork`` that have one entry per row."""
 
 
 @dataclass(frozen=True)
@@ -72,37 +66,55 @@ class MoeFamily:
         """Predict with the six constants that fit ``train`` best."""
         return predict_layers(fit_layers(train), test)
 
+    def unseen(self, group: Measured) -> Array:
+        """Predict every row with constants fitted to other models; the work of rows is counted once."""
+        work, seconds = work_of(group), group["seconds"].to_numpy(dtype=np.float64)
+        rank = hash_ranks(group)
+        result = np.full(len(group), np.nan)
+        for held in models(group):
+            train = np.flatnonzero(~held)
+            train = np.sort(train[np.argsort(rank[train], kind="stable")[:FIT_ROWS]])
+            result[held] = _at(work, np.flatnonzero(held)).seconds(_fit(_at(work, train), seconds[train]))
+        return result
+
 
 def fit_layers(rows: Measured) -> GroupedConstants:
     """Fit the constants of one precision and kernel family, on one or several devices."""
     chosen = thin(rows, FIT_ROWS)
-    works = [(places, work) for places, work in _works(chosen)]
-    order = np.concatenate([places for places, _ in works])
-    seconds = chosen["seconds"].to_numpy(dtype=np.float64)[order]
-
-    def predict(values: Array) -> Array:
-        constants = GroupedConstants(*values)
-        return np.concatenate([work.seconds(constants) for _, work in works])
-
-    return GroupedConstants(*(float(value) for value in fit_constants(predict, seconds, CONSTANTS)))
+    return _fit(work_of(chosen), chosen["seconds"].to_numpy(dtype=np.float64))
 
 
 def predict_layers(constants: GroupedConstants, rows: Measured) -> Array:
     """Predict the seconds of rows of one precision and kernel family."""
-    result = np.zeros(len(rows))
-    for places, work in _works(rows):
-        result[places] = work.seconds(constants)
-    return result
+    return work_of(rows).seconds(constants)
 
 
-def _works(rows: Measured) -> list[tuple[npt.NDArray[np.int64], LayerWork]]:
-    """Return places and work of rows, device by device and apart for gated and plain experts."""
+def _fit(work: LayerWork, seconds: Array) -> GroupedConstants:
+    """Fit the constants to the times that work took."""
+    values = fit_constants(
+        lambda values: work.seconds(GroupedConstants(*values)),
+        seconds,
+        CONSTANTS,
+        slopes=lambda values: work.slopes(GroupedConstants(*values))[1].T,
+    )
+    return GroupedConstants(*(float(value) for value in values))
+
+
+def _at(work: LayerWork, places: npt.NDArray[np.int64]) -> LayerWork:
+    """Return the work of some rows."""
+    parts: Any = {name: getattr(work, name)[..., places] for name in _ARRAYS}
+    return replace(work, **parts)
+
+
+def work_of(rows: Measured) -> LayerWork:
+    """Return the work of rows of one precision and kernel family, in their order."""
     labels = rows.groupby(["device", "dtype", "backend", "gated"], sort=True, observed=True).ngroup()
-    found = []
-    for label in range(int(labels.max()) + 1 if len(rows) else 0):
-        places = np.flatnonzero(labels.to_numpy() == label)
-        found.append((places, _work(rows.iloc[places])))
-    return found
+    number = labels.to_numpy()
+    places = [np.flatnonzero(number == label) for label in np.unique(number)]
+    parts = [_work(rows.iloc[one]) for one in places]
+    back = np.argsort(np.concatenate(places), kind="stable")
+    whole: Any = {name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _ARRAYS}
+    return _at(replace(parts[0], **whole), back)
 
 
 def _work(rows: pd.DataFrame) -> LayerWork:
@@ -136,7 +148,7 @@ def from_memory(device: str, weights_s: Array, part: Device) -> Array:
         part: the device.
     """
     size = weights_s * part.memory.bandwidth
-    kept = 1.0 / (1.0 + (size / (L2_BYTES.get(device, 50e6) * L2_USED)) ** 4)
+    kept = 1.0 / (1.0 + (size / ((cache_bytes(device) or CACHE) * CACHED)) ** 4)
     return np.asarray(1.0 - kept * (1.0 - 1.0 / L2_SPEED), dtype=np.float64)
 
 

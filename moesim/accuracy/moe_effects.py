@@ -6,11 +6,9 @@ its scale. Constants never come from the rows of the model whose ratio is predic
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from moesim.accuracy.moe import fit_layers, predict_layers
-from moesim.accuracy.protocols import leave_model_out
+from moesim.accuracy.moe import MoeFamily
 from moesim.measured.moe_tables import moe_rows
 from moesim.measured.rows import Measured
 
@@ -19,11 +17,9 @@ _PAIRED = ["shape", "hidden", "intermediate", "slots", "tp", "ep", "tokens"]
 
 def predicted_unseen(rows: Measured) -> Measured:
     """Add ``predicted`` to rows of one precision and kernel family, model by model left out."""
-    parts = [
-        test.assign(predicted=predict_layers(fit_layers(train), test))
-        for train, test in leave_model_out(rows.reset_index(drop=True))
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else rows.assign(predicted=np.nan).iloc[:0]
+    known = rows.reset_index(drop=True)
+    known = known.assign(predicted=MoeFamily().unseen(known))
+    return known[known["predicted"].notna()]
 
 
 def load_ratios(rows: Measured, upper: str, lower: str) -> pd.DataFrame:

@@ -21,12 +21,17 @@ Array = npt.NDArray[np.float64]
 
 def leave_model_out(group: Measured) -> Iterator[tuple[Measured, Measured]]:
     """Yield (train, test) per shape name; nothing if there are fewer than two."""
-    shapes = group["shape"].unique()
-    if len(shapes) < 2:
-        return
-    for shape in sorted(shapes):
-        held = (group["shape"] == shape).to_numpy()
+    for held in models(group):
         yield group[~held], group[held]
+
+
+def models(group: Measured) -> Iterator[npt.NDArray[np.bool_]]:
+    """Yield which rows are those of one shape name, name by name; nothing if there are fewer than two."""
+    shapes = group["shape"].to_numpy()
+    names = sorted(set(shapes))
+    if len(names) > 1:
+        for name in names:
+            yield shapes == name
 
 
 def leave_device_out(groups: Sequence[Measured], device: str) -> tuple[Measured, Measured] | None:

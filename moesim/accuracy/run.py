@@ -12,7 +12,7 @@ import pandas as pd
 
 from moesim.accuracy.families import Family, families, family_named
 from moesim.accuracy.own.score import committed_files, own_points
-from moesim.accuracy.protocols import leave_device_out, leave_model_out, read_off_neighbours
+from moesim.accuracy.protocols import Array, leave_device_out, leave_model_out, read_off_neighbours
 from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
 from moesim.errors import InputError
 from moesim.measured.rows import GROUP, Measured, thin, thin_curves
@@ -99,9 +99,7 @@ def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:
     for key, whole in rows.groupby(list(GROUP), sort=True, observed=True):
         curves = thin_curves(whole, family.fit_rows, family.curve)
         group = curves if family.name in GUIDED else thin(whole, family.fit_rows)
-        unseen = np.full(len(group), np.nan)
-        for train, test in leave_model_out(group):
-            unseen[group.index.get_indexer(test.index)] = family.predict(train, test)
+        unseen = each_model_left_out(family, group)
         yield points(group, unseen, source="analytic", protocol="leave_model_out", case=case)
         split = leave_device_out([*_same_group(family, device, key), group], device)
         elsewhere = unseen
@@ -111,6 +109,17 @@ def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:
         guide = np.where(np.isfinite(unseen), unseen, elsewhere) if family.name in GUIDED else None
         read = read_off_neighbours(curves, family.curve, family.axis, guide)
         yield points(curves, read, source="measured", protocol="leave_points_out", case=case)
+
+
+def each_model_left_out(family: Family, group: Measured) -> Array:
+    """Predict every row with constants fitted to the other models' rows; NaN if there is but one model."""
+    unseen = getattr(family, "unseen", None)
+    if unseen is not None:
+        return np.asarray(unseen(group), dtype=np.float64)
+    result = np.full(len(group), np.nan)
+    for train, test in leave_model_out(group):
+        result[group.index.get_indexer(test.index)] = family.predict(train, test)
+    return result
 
 
 def _same_group(family: Family, device: str, key: tuple[Hashable, ...]) -> Iterator[Measured]:

@@ -67,7 +67,7 @@ class ExchangePricer:
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
         self.expert_bytes = setup.expert_bytes
-        self.exchange = Exchange(setup.cluster, setup.kernels)
+        self.exchange = Exchange(setup.cluster, setup.kernels, setup.calibrations)
         self.held = float(setup.placement.experts_per_device.max(initial=1))
         self.device_spared, self.node_spared = group_spared(setup)
         self.factors = self._factors(setup)

@@ -26,6 +26,7 @@ class GatherPricer(ExchangePricer):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        self.calibrations = setup.calibrations
         self.replicated = setup.parallel.attention_tp == setup.cluster.size
         everything = float(self.tokens.sum())
         self.gathered = np.zeros(self.devices) if self.replicated else everything - self.tokens
@@ -65,7 +66,7 @@ class GatherPricer(ExchangePricer):
         sizes = np.full(self.layers, size)
         links = _PATTERNS[operation](self.cluster, sizes).link_bytes
         drain = self.network.drain(links)
-        measured = group_collective_seconds(self.cluster, operation, sizes, self.devices)
+        measured = group_collective_seconds(self.cluster, operation, sizes, self.devices, self.calibrations)
         seconds = np.where(sizes > 0, np.maximum(measured, drain), 0.0)
         return CollectiveCost(seconds, links, seconds - drain)
 

@@ -14,12 +14,8 @@ from moesim.model.spec import AttentionSpec, LayerSpec
 
 Array = npt.NDArray[np.float64]
 
-NORM_PASSES = 10.0
-"""Hidden-wide passes of two norms (read, write) and two residual additions (read twice, write)."""
 ATTENTION_OPS = 12
 """Kernels launched per attention block without graphs: norms, projections, rope, core, residual."""
-ATTENTION_STREAMS = 3
-"""Of these, kernels that only move data: two norms with the residual addition, and rotary positions."""
 GATE_STREAMS = 2
 """Kernels that turn router scores into choices: scores to weights, and top-k."""
 
@@ -132,7 +128,12 @@ class _Pricer:
 
     def _attention(self, layer: LayerSpec) -> Array:
         spec, context = layer.attention, float(self.setup.workload.context)
-        time = self._passes(self.tokens, self.model.hidden, NORM_PASSES, ATTENTION_STREAMS)
+        rows = self.tokens * self.model.hidden
+        time = self.prices.operation("norm", rows, 2) + self.prices.operation("add", rows, 2)
+        if spec.heads:
+            turned = spec.rope_dim or spec.head_dim
+            keys = 1 if spec.kind == "mla" else spec.kv_heads
+            time = time + self.prices.operation("rope", self.tokens * (spec.heads + keys) * turned)
         for gemm in spec.gemms(self.model.hidden):
             time = time + self._gemm(gemm.n, gemm.k)
         shape = _core(spec, self.activation)
@@ -150,10 +151,11 @@ class _Pricer:
         if layer.dense_intermediate:
             inner = layer.dense_intermediate
             mlp = self._gemm((layer.ffn_matrices - 1) * inner, self.model.hidden)
-            mlp = mlp + self._gemm(self.model.hidden, inner) + self._passes(self.tokens, inner, 3.0)
+            mlp = mlp + self._gemm(self.model.hidden, inner)
+            mlp = mlp + self.prices.operation("activation", self.tokens * inner)
             time = time + self._launched(mlp, 3)
         for expert in layer.shared:
-            mlp = self._passes(self.tokens, expert.intermediate, 3.0)
+            mlp = self.prices.operation("activation", self.tokens * expert.intermediate)
             for gemm in expert.gemms:
                 mlp = mlp + self._gemm(gemm.n, gemm.k, expert.dtype)
             time = time + self._launched(mlp, 3)

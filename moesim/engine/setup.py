@@ -197,7 +197,7 @@ class Setup:
         """Return what one sum over tensor-parallel devices takes, for tokens of the group [...]."""
         size = tokens * float(self.model.token_bytes)
         parts = self.parallel.attention_tp
-        modelled = group_collective_seconds(self.cluster, "all_reduce", size, parts)
+        modelled = group_collective_seconds(self.cluster, "all_reduce", size, parts, self.calibrations)
         if self.tables is None or parts == 1:
             return modelled
         inside_node = bool(self.cluster.node_of[parts - 1] == self.cluster.node_of[0])

@@ -19,8 +19,10 @@ from moesim.hardware.attention_cost import attention_core_seconds
 from moesim.hardware.calibration import FORMATS, Calibration
 from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.dense_gemm import GemmConstants, dense_gemm_seconds
-from moesim.hardware.grouped_gemm import ExpertShape, LayerWork, layer_work
+from moesim.hardware.elementwise import StreamConstants, operation_seconds
+from moesim.hardware.grouped_gemm import ExpertShape, layer_work
 from moesim.hardware.grouped_kernels import GroupedKernel, count_assigned
+from moesim.hardware.grouped_work import LayerWork
 from moesim.hardware.spec import DTYPE_BYTES, Device
 
 Array = npt.NDArray[np.float64]
@@ -217,7 +219,7 @@ class AnalyticCosts:
         )
 
     def stream(self, traffic: npt.ArrayLike, kernels: npt.ArrayLike = 0.0) -> Array:
-        """Price kernels that only pass bytes through memory (s).
+        """Price kernels that move many bytes through memory in one go (s); see ``operation`` for small ones.
 
         Args:
             traffic: bytes read and written.
@@ -226,6 +228,22 @@ class AnalyticCosts:
         rate = self.device.memory.bandwidth * self._plain.memory
         empty = np.asarray(kernels, dtype=np.float64) * self._plain.launch_s
         return np.asarray(np.asarray(traffic, dtype=np.float64) / rate + empty, dtype=np.float64)
+
+    def operation(self, name: str, elements: npt.ArrayLike, times: float = 1.0) -> Array:
+        """Price an operation that only passes over rows: ``norm``, ``add``, ``rope``, ``activation`` ... (s).
+
+        Args:
+            name: see ``moesim.hardware.elementwise.stream_operation``.
+            elements: elements of all rows together; none cost nothing.
+            times: how often it runs on them.
+        """
+        size = DTYPE_BYTES[self.activation_dtype]
+        work = np.asarray(elements, dtype=np.float64) * times
+        return operation_seconds(self.device, name, work, self._rows, element_bytes=size, times=times)
+
+    @cached_property
+    def _rows(self) -> StreamConstants:
+        return self.calibrations.stream(self.device)
 
     @cached_property
     def _plain(self) -> GemmConstants:

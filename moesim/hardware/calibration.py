@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from moesim.errors import unknown_name
 from moesim.hardware.catalogue import read_data
-from moesim.hardware.grouped_gemm import GroupedConstants
 from moesim.hardware.grouped_kernels import GroupedKernel
+from moesim.hardware.grouped_work import GroupedConstants
 
 FORMATS: Final[Mapping[str, tuple[str, float]]] = MappingProxyType(
     {
@@ -91,6 +91,13 @@ def grouped_entries() -> Mapping[str, Mapping[str, Mapping[str, float]]]:
 def grouped_source() -> str:
     """Return what the package's constants were fitted to and when."""
     return str(_data()["source"])
+
+
+@cache
+def tuned_experts(device: str, dtype: str) -> frozenset[tuple[int, int]]:
+    """Return for which (experts on a device, width of one) SGLang ships tuned Triton configurations."""
+    listed = _data()["tuned"].get(device, {}).get(dtype, {})
+    return frozenset((int(count), int(width)) for count, widths in listed.items() for width in widths)
 
 
 def _check_format(dtype: str) -> None:

@@ -15,7 +15,8 @@ from moesim.hardware.attention_choices import PACKINGS
 from moesim.hardware.attention_cost import AttentionConstants
 from moesim.hardware.calibrations import SECTIONS, Calibrations
 from moesim.hardware.dense_gemm import GemmConstants
-from moesim.hardware.grouped_gemm import GroupedConstants
+from moesim.hardware.elementwise import StreamConstants
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.protocols import OPERATIONS, CollectiveConstants
 from moesim.yamlio import Document
 
@@ -27,6 +28,7 @@ _CONSTANTS: Final[Mapping[str, type]] = MappingProxyType(
         "grouped_gemm": GroupedConstants,
         "gemm": GemmConstants,
         "attention": AttentionConstants,
+        "stream": StreamConstants,
         "collectives": CollectiveConstants,
     }
 )
@@ -36,7 +38,7 @@ _KINDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "collectives": OPERATIONS,
     }
 )
-_ALL_NEEDED: Final = ("grouped_gemm", "collectives")
+_ALL_NEEDED: Final = ("grouped_gemm", "stream", "collectives")
 _OPTIONAL: Final = ("crowding",)
 
 Path_ = tuple[str, ...]
@@ -69,7 +71,7 @@ def read_calibration(path: str | Path) -> Calibrations:
 def _entries(document: Document, section: str, tables: Any) -> Iterator[tuple[Path_, Mapping[str, Any]]]:
     """Yield places and constants of a part."""
     kinds = _KINDS.get(section, ())
-    levels = (1 if section == "collectives" else 2) + bool(kinds)
+    levels = (1 if section in ("collectives", "stream") else 2) + bool(kinds)
 
     def walk(value: Any, where: Path_, left: int) -> Iterator[tuple[Path_, Mapping[str, Any]]]:
         if not isinstance(value, dict):

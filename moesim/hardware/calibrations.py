@@ -24,10 +24,13 @@ from moesim.hardware.calibration import (
 )
 from moesim.hardware.dense_constants import attention_entries, entry_for, gemm_entries, numbers
 from moesim.hardware.dense_gemm import GemmConstants
-from moesim.hardware.grouped_gemm import GroupedConstants
+from moesim.hardware.elementwise import StreamConstants, stream_constants
+from moesim.hardware.grouped_work import GroupedConstants
+from moesim.hardware.network_constants import has_model, model_constants
+from moesim.hardware.protocols import CollectiveConstants
 from moesim.hardware.spec import Device
 
-SECTIONS: Final = ("grouped_gemm", "gemm", "attention", "collectives")
+SECTIONS: Final = ("grouped_gemm", "gemm", "attention", "stream", "collectives")
 """Parts of a calibration; each holds constants by device (attention and collectives by kind first)."""
 
 _BACKENDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -54,7 +57,8 @@ class Calibrations:
     Attributes:
         overlay: constants that come before the package's own, laid out as the package's data:
             ``{grouped_gemm: {DEVICE: {"vllm/triton/bf16": {...}}}, gemm: {DEVICE: {bf16: {...}}}, attention:
-            {gqa_decode: {DEVICE: {bf16: {...}}}}, collectives: {all_to_all: {DEVICE: {...}}}}``.
+            {gqa_decode: {DEVICE: {bf16: {...}}}}, stream: {DEVICE: {...}}, collectives: {all_to_all: {DEVICE:
+            {...}}}}``.
     """
 
     overlay: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -89,6 +93,28 @@ class Calibrations:
             return constants
         compute, memory = self._stated(device)
         return replace(constants, mma=constants.mma * compute, memory=min(constants.memory * memory, 1.2))
+
+    def network(self, model: str, device: str) -> Mapping[str, float] | None:
+        """Return the constants of a network model on a device, or None if nothing was measured.
+
+        Args:
+            model: ``all_reduce``, ``low_latency_dispatch`` ...: see ``moesim.hardware.network_constants``.
+            device: name of the device.
+        """
+        own = self.overlay.get("collectives", {}).get(model, {}).get(device)
+        if own is not None:
+            return {name: float(value) for name, value in numbers(own, CollectiveConstants).items()}
+        return model_constants(model, device) if has_model(model, device) else None
+
+    def stream(self, device: Device) -> StreamConstants:
+        """Return the constants of kernels that only pass over rows."""
+        own = self.overlay.get("stream", {})
+        mine = next((own[name] for name in _names(device) if name in own), None)
+        if mine is not None:
+            return StreamConstants(**numbers(mine, StreamConstants))
+        constants = stream_constants(*_names(device))
+        memory = device.memory_efficiency
+        return constants if memory is None else replace(constants, memory=min(constants.memory, memory))
 
     def grouped(self, device: Device, dtype: str, backend: str = "auto") -> Calibration:
         """Return kernel and constants of a fused expert layer.

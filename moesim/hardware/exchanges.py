@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError, unknown_name
+from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.cluster import Cluster
 from moesim.hardware.collectives import CollectiveCost
 from moesim.hardware.exchange_kernels import (
@@ -32,7 +33,7 @@ from moesim.hardware.exchange_kernels import (
 )
 from moesim.hardware.kernels import EXCHANGES, KernelStyle
 from moesim.hardware.legs import Legs, inside_nodes
-from moesim.hardware.network_constants import Constants, has_model, model_constants, node_links
+from moesim.hardware.network_constants import Constants, links_fit
 from moesim.hardware.protocols import CollectiveConstants, cheapest_protocol
 from moesim.hardware.traffic import Traffic
 
@@ -75,7 +76,9 @@ class Exchange:
         name: the library that prices are of: that of the style, or ``plain`` where it was not measured.
     """
 
-    def __init__(self, cluster: Cluster, style: KernelStyle) -> None:
+    def __init__(
+        self, cluster: Cluster, style: KernelStyle, calibrations: Calibrations | None = None
+    ) -> None:
         """Look up what was measured on the devices of the cluster.
 
         Raises:
@@ -84,8 +87,9 @@ class Exchange:
         if style.exchange not in EXCHANGES:
             raise unknown_name("exchange", style.exchange, EXCHANGES)
         self.cluster, self.network, self.style = cluster, cluster.network, style
-        self.name = style.exchange if measured(cluster, style.exchange) else "plain"
-        self.bulk = "nccl" if measured(cluster, "nccl") else "plain"
+        self.calibrations = calibrations or Calibrations()
+        self.name = style.exchange if measured(cluster, style.exchange, self.calibrations) else "plain"
+        self.bulk = "nccl" if measured(cluster, "nccl", self.calibrations) else "plain"
         self.kinds = {device.name: device for device in cluster.devices}
         self.nodes = np.unique(cluster.node_of).size
         intra, inter = cluster.shape.intra, cluster.shape.inter
@@ -197,21 +201,22 @@ class Exchange:
 
     def _constants(self, exchange: str, device: str, direction: Direction) -> Constants:
         section, kind = _MODELS[exchange]
-        return kind.of(model_constants(section.format(direction), device))
+        return kind.of(self.calibrations.network(section.format(direction), device) or {})
 
 
-def measured(cluster: Cluster, exchange: str) -> bool:
+def measured(cluster: Cluster, exchange: str, calibrations: Calibrations) -> bool:
     """Tell whether a library was measured on all devices of a cluster, and on links of the same kind."""
     if exchange not in _MODELS:
         return False
     section = _MODELS[exchange][0]
     names = {device.name for device in cluster.devices}
-    if not all(has_model(section.format(way), name) for way in ("dispatch", "combine") for name in names):
+    ways = {section.format(way) for way in ("dispatch", "combine")}
+    if not all(calibrations.network(way, name) for way in ways for name in names):
         return False
     intra = cluster.shape.intra
     if intra is None:
         return all(len(row) == 1 for row in cluster.shape.nodes)
-    return all(node_links(name).kind == intra.wire.kind for name in names)
+    return all(links_fit(name, intra.wire.kind) for name in names)
 
 
 def _used_inside(cluster: Cluster) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,8 @@ One fused call is priced as::
 
     launch + sum over both GEMMs of [ (weights^p + arithmetic^p)^(1/p) + tiles * tile + k * depth ] + passes
 
-* ``weights``: weights of the experts with at least one row, read once from device memory;
+* ``weights``: weights of the experts with at least one row, read from device memory once, and of experts
+  beyond the cache in part again for every further block of their rows;
 * ``arithmetic``: rows padded to whole blocks, at least one whole wave over the device's units;
 * ``tile``: what starting and ending one tile costs the unit that runs it (also of tiles whose expert is
   elsewhere, where the kernel starts those: see ``GroupedKernel.all_pairs``);
@@ -18,15 +19,21 @@ the time. Everything is an array over any leading axes (layers, devices).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from moesim.errors import InputError
-from moesim.hardware.grouped_kernels import GroupCounts, GroupedKernel, count_groups
+from moesim.hardware.dense_constants import cache_bytes
+from moesim.hardware.grouped_kernels import (
+    CHOICES_AT_ONCE,
+    SORTED_AT_ONCE,
+    GroupCounts,
+    GroupedKernel,
+    count_groups,
+)
+from moesim.hardware.grouped_work import GroupedConstants, LayerWork
 from moesim.hardware.spec import Device
 
 Array = npt.NDArray[np.float64]
@@ -35,40 +42,11 @@ DEPTH_STEP: Final = 64.0
 """Elements of the inner extent that kernels take per step; a rest counts as a whole step."""
 
 
-@dataclass(frozen=True)
-class GroupedConstants:
-    """Constants of one device, number format and kernel family.
+CACHE: Final = 50e6
+"""Second-level cache of devices whose cache is not known (bytes)."""
 
-    Attributes:
-        launch_s: a call without work: all its kernels replayed from a graph (s).
-        memory: share of the memory's bandwidth at which weights stream.
-        compute: share of peak FLOP/s that full tiles reach.
-        passes: share of the memory's bandwidth at which rows pass between the kernels.
-        tile_s: starting and ending one tile on one unit (s).
-        depth_s: filling the pipeline, per element of the inner extent (s).
-    """
-
-    launch_s: float
-    memory: float
-    compute: float
-    passes: float
-    tile_s: float
-    depth_s: float
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, float], where: str = "constants") -> GroupedConstants:
-        """Read constants.
-
-        Raises:
-            InputError: one is missing, not a finite number, or not positive.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in known:
-            value = values.get(name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
-                message = f"'{where}.{name}' must be a positive number, got {value!r}"
-                raise InputError(message)
-        return cls(**{name: float(values[name]) for name in known})
+CACHED: Final = 0.7
+"""Share of the cache that weights can hold beside everything else."""
 
 
 @dataclass(frozen=True)
@@ -114,56 +92,15 @@ def expert_layer_seconds(
     return work.seconds(constants)
 
 
-@dataclass(frozen=True, eq=False)
-class LayerWork:
-    """Ideal seconds of the parts of a layer, so that constants can be fitted without recounting.
-
-    Attributes:
-        weights: weights at full bandwidth, per GEMM [GEMMs, ...].
-        arithmetic: padded arithmetic at full rate, per GEMM [GEMMs, ...].
-        tiles: tiles per unit over all GEMMs, [...].
-        depth: inner extents over all GEMMs, [...].
-        passes: passes at full bandwidth, [...].
-        launches: launches relative to that of an empty call; 0 where there is nothing to do, [...].
-        overlap: exponent ``p``.
-    """
-
-    weights: Array
-    arithmetic: Array
-    tiles: Array
-    depth: Array
-    passes: Array
-    launches: Array
-    overlap: float
-
-    def beside(self, other: LayerWork) -> LayerWork:
-        """Join other experts to the same call, which is launched once."""
-        return LayerWork(
-            weights=np.concatenate([self.weights, other.weights]),
-            arithmetic=np.concatenate([self.arithmetic, other.arithmetic]),
-            tiles=self.tiles + other.tiles,
-            depth=np.maximum(self.depth, other.depth),
-            passes=self.passes + other.passes,
-            launches=np.maximum(self.launches, other.launches),
-            overlap=self.overlap,
-        )
-
-    def seconds(self, constants: GroupedConstants) -> Array:
-        """Price the work."""
-        weights = self.weights / constants.memory
-        arithmetic = self.arithmetic / constants.compute
-        core = ((weights**self.overlap + arithmetic**self.overlap) ** (1.0 / self.overlap)).sum(axis=0)
-        fixed = self.launches * constants.launch_s + self.depth * constants.depth_s
-        spread = self.tiles * constants.tile_s + self.passes / constants.passes
-        return np.asarray(core + spread + fixed, dtype=np.float64)
-
-
 def layer_work(device: Device, kernel: GroupedKernel, shape: ExpertShape, counts: GroupCounts) -> LayerWork:
     """Count a layer's work on a device."""
     halves = 2.0 if shape.gated else 1.0
-    hidden = np.asarray(shape.hidden, dtype=np.float64)
-    inner = np.asarray(shape.intermediate, dtype=np.float64)
-    gemms = [(np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64)) for n, k in shape.gemms]
+    hidden, inner = (_padded(width, kernel) for width in (shape.hidden, shape.intermediate))
+    joined = halves * np.asarray(shape.intermediate, dtype=np.float64)  # both halves are padded
+    gemms = [
+        (np.where(n == joined, halves * inner, _padded(n, kernel)), _padded(k, kernel))
+        for n, k in shape.gemms
+    ]
     works = [
         _gemm_work(device, kernel, shape, counts, n, k, np.where(k % 16 == 0, 1.0, kernel.unaligned))
         for n, k in gemms
@@ -178,9 +115,22 @@ def layer_work(device: Device, kernel: GroupedKernel, shape: ExpertShape, counts
         tiles=sum((work[2] for work in works), np.zeros(busy.shape)) / device.compute_units,
         depth=busy * sum((k for _, k in gemms), np.zeros(())),
         passes=(between + around) * (shape.activation_bytes / device.memory.bandwidth),
-        launches=busy * (1.0 + kernel.growth * np.log2(1.0 + counts.pairs)),
+        launches=busy * _launches(kernel, counts),
         overlap=kernel.overlap,
     )
+
+
+def _padded(width: float | Array, kernel: GroupedKernel) -> Array:
+    """Return what a width is padded to."""
+    return np.asarray(np.ceil(np.asarray(width, dtype=np.float64) / kernel.pad) * kernel.pad)
+
+
+def _launches(kernel: GroupedKernel, counts: GroupCounts) -> Array:
+    """Return launches of a call relative to one without work."""
+    choices = np.round(counts.pairs / np.maximum(counts.tokens, 1.0))
+    apart = (counts.tokens > SORTED_AT_ONCE) | ~np.isin(choices, CHOICES_AT_ONCE)
+    growth = kernel.growth * np.log2(1.0 + counts.pairs) + kernel.experts_growth * np.log2(counts.experts)
+    return np.asarray(1.0 + growth + kernel.sorting * apart)
 
 
 def grouped_gemm_seconds(
@@ -233,6 +183,14 @@ def grouped_gemm_seconds(
     return work.seconds(constants)
 
 
+def _paid(kernel: GroupedKernel, tiles: Array, units: int) -> Array:
+    """Return tiles whose time passes on every unit, summed over units; 0 without any."""
+    if kernel.waves == "whole":
+        return np.asarray(np.ceil(tiles / units) * units)
+    least = np.maximum(tiles, units) if kernel.waves == "least" else np.hypot(tiles, units)
+    return np.where(tiles > 0, least, 0.0)
+
+
 def _gemm_work(
     device: Device,
     kernel: GroupedKernel,
@@ -247,9 +205,16 @@ def _gemm_work(
     columns = np.where(narrow, 64.0, float(kernel.columns))
     across = np.ceil(n / columns)
     tiles = counts.blocks * across
-    waves = np.where(tiles > 0, np.hypot(tiles, device.compute_units), 0.0)
+    paid = _paid(kernel, tiles, device.compute_units)
     tile_flops = 2.0 * counts.height * columns * np.ceil(k / DEPTH_STEP) * DEPTH_STEP
-    arithmetic: Array = waves * tile_flops * slow / device.flops(shape.dtype)
-    weights: Array = counts.active * n * k * slow * (shape.weight_bytes / device.memory.bandwidth)
+    arithmetic: Array = paid * tile_flops * slow / device.flops(shape.dtype)
+    size = n * k * shape.weight_bytes
+    again = np.maximum(counts.blocks / np.maximum(counts.active, 1.0) - 1.0, 0.0)
+    missed = kernel.reread / (
+        1.0 + ((cache_bytes(device.name) or CACHE) * CACHED / np.maximum(size, 1.0)) ** 2
+    )
+    weights: Array = counts.active * size * slow * (1.0 + again * missed) / device.memory.bandwidth
+    if kernel.streams:
+        weights = weights * np.hypot(1.0, device.compute_units / (kernel.streams * np.maximum(tiles, 1.0)))
     started: Array = (counts.all_blocks if kernel.all_pairs else counts.blocks) * across
     return weights, arithmetic, started

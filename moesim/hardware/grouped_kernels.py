@@ -17,6 +17,12 @@ Array = npt.NDArray[np.float64]
 BLOCKS: Final = (8, 16, 32, 64, 128, 256)
 """Heights of tiles (rows) among which kernels choose."""
 
+SORTED_AT_ONCE: Final = 256
+"""Tokens up to which one kernel sorts all pairs of a call (TensorRT-LLM's fused prologue)."""
+
+CHOICES_AT_ONCE: Final = (1, 2, 4, 6, 8)
+"""Experts per token for which that kernel exists."""
+
 
 @dataclass(frozen=True)
 class GroupedKernel:
@@ -26,28 +32,47 @@ class GroupedKernel:
         name: family.
         rule: how the block height is chosen: ``call`` by the number of tokens in the whole call as
             vLLM's default Triton configuration does, ``call_fp8`` as it does for block-scaled formats,
-            ``experts`` by whether there are more tokens than experts as SGLang's does, ``mean`` by rows
-            per expert, ``rows`` by rows per active expert.
-        low: smallest block height of rule ``rows``.
-        high: largest block height of rule ``rows``.
+            ``call_two`` the same with higher blocks, ``experts`` by whether there are more tokens than
+            experts as SGLang's does, ``mean`` by rows per expert, ``rows`` by rows per active expert,
+            ``local`` by all pairs of the call per expert on the device, as launchers do that do not know
+            how many of the pairs are theirs.
+        low: smallest block height of rules that count rows.
+        high: largest block height of rules that count rows.
+        slack: height that these rules aim at, in rows per expert.
         columns: width of a tile.
         overlap: exponent ``p``: between the sum (1) and the larger (infinity) of loading and arithmetic.
         token_passes: hidden-wide passes per token of the call (quantising, clearing, finishing).
         growth: share of the launch constant that each doubling of the call's pairs adds (sorting pairs).
         all_pairs: passes and tiles run over all pairs of the call, also those of experts elsewhere.
+        experts_growth: the same for each doubling of the experts on the device.
+        sorting: share of the launch constant for the separate kernels that sort pairs where no single one
+            can: above ``SORTED_AT_ONCE`` tokens, or with a number of choices for which none was built.
+        pad: widths that weights are padded to (elements).
+        reread: how much of an expert's weights every further block of its rows reads from memory again
+            where they do not fit the cache.
+        waves: tiles that are paid for: ``smooth`` those there are and the device's units as the legs of a
+            right angle, ``least`` at least one per unit, ``whole`` only whole waves.
+        streams: share of the memory's bandwidth that one tile per unit can draw; 0: a few can draw it all.
         unaligned: slow-down of the second GEMM where the intermediate width is not a multiple of 16
             elements, so that its rows cannot be loaded in whole vectors.
     """
 
     name: str
-    rule: Literal["call", "call_fp8", "experts", "mean", "rows"] = "rows"
+    rule: Literal["call", "call_fp8", "call_two", "experts", "mean", "rows", "local"] = "rows"
     low: int = 16
     high: int = 128
+    slack: float = 1.0
     columns: int = 128
     overlap: float = 2.0
     token_passes: float = 2.0
     growth: float = 0.0
+    experts_growth: float = 0.0
+    sorting: float = 0.0
     all_pairs: bool = False
+    pad: int = 1
+    reread: float = 0.0
+    waves: Literal["smooth", "least", "whole"] = "smooth"
+    streams: float = 0.0
     unaligned: float = 1.0
 
 
@@ -63,6 +88,7 @@ class GroupCounts:
         pairs: pairs of the whole call, those of experts elsewhere included.
         all_blocks: blocks of the whole call.
         tokens: tokens of the whole call.
+        experts: experts on the device.
     """
 
     rows: Array
@@ -72,10 +98,11 @@ class GroupCounts:
     pairs: Array
     all_blocks: Array
     tokens: Array
+    experts: Array
 
 
 def block_height(
-    kernel: GroupedKernel, tokens: Array, experts: npt.ArrayLike, rows: Array, active: Array
+    kernel: GroupedKernel, tokens: Array, experts: npt.ArrayLike, rows: Array, active: Array, pairs: Array
 ) -> Array:
     """Return the block height that a kernel chooses, [...].
 
@@ -85,16 +112,20 @@ def block_height(
         experts: experts on the device.
         rows: rows computed here.
         active: experts with rows here.
+        pairs: pairs of the whole call.
     """
     if kernel.rule == "call":
         steps = np.select([tokens <= 32, tokens <= 96, tokens <= 512], [16.0, 32.0, 64.0], 128.0)
         return np.asarray(steps, dtype=np.float64)
     if kernel.rule == "call_fp8":
         return np.where(tokens <= 64, 16.0, 64.0)
+    if kernel.rule == "call_two":
+        return np.where(tokens <= 64, 16.0, 128.0)
     if kernel.rule == "experts":
         return np.where(tokens <= np.asarray(experts), 16.0, 64.0)
-    groups = np.asarray(experts, dtype=np.float64) if kernel.rule == "mean" else active
-    per_expert = np.maximum(rows / np.maximum(groups, 1.0), 1.0)
+    groups = active if kernel.rule == "rows" else np.asarray(experts, dtype=np.float64)
+    counted = pairs if kernel.rule == "local" else rows
+    per_expert = np.maximum(counted / np.maximum(groups, 1.0), 1.0) * kernel.slack
     height = 2.0 ** np.ceil(np.log2(per_expert) - 1e-9)
     return np.asarray(np.clip(height, kernel.low, kernel.high), dtype=np.float64)
 
@@ -118,10 +149,11 @@ def count_groups(
     rows = groups.sum(axis=-1)
     active = (groups > 0).sum(axis=-1).astype(np.float64)
     call = rows / top_k if tokens is None else np.asarray(tokens, dtype=np.float64)
-    height = block_height(kernel, call, groups.shape[-1], rows, active)
-    blocks = np.ceil(groups / height[..., None]).sum(axis=-1)
     pairs = np.maximum(call * top_k, rows)
-    return GroupCounts(rows, active, blocks, height, pairs, blocks + (pairs - rows) / height, call)
+    height = block_height(kernel, call, groups.shape[-1], rows, active, pairs)
+    blocks = np.ceil(groups / height[..., None]).sum(axis=-1)
+    experts = np.full(rows.shape, float(groups.shape[-1]))
+    return GroupCounts(rows, active, blocks, height, pairs, blocks + (pairs - rows) / height, call, experts)
 
 
 def count_assigned(
@@ -154,6 +186,7 @@ def count_assigned(
     rows, active = total(listed), total((listed > 0).astype(np.float64))
     given = rows if pairs is None else np.maximum(pairs, rows)
     call = np.minimum(np.asarray(tokens, dtype=np.float64), given)
-    height = block_height(kernel, call, experts, rows, active)
+    height = block_height(kernel, call, experts, rows, active, given)
     blocks = total(np.ceil(listed / height[keys]))
-    return GroupCounts(rows, active, blocks, height, given, blocks + (given - rows) / height, call)
+    every = np.broadcast_to(np.asarray(experts, dtype=np.float64), rows.shape)
+    return GroupCounts(rows, active, blocks, height, given, blocks + (given - rows) / height, call, every)

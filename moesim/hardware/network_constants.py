@@ -96,6 +96,16 @@ def node_links(device: str) -> NodeLinks:
     return NodeLinks(str(entry["kind"]), float(entry["rate"]), int(entry["domain"]), island)
 
 
+def has_links(device: str) -> bool:
+    """Tell whether the links of a device are known."""
+    return device in read_data(_FILE)["links"]
+
+
+def links_fit(device: str, kind: str) -> bool:
+    """Tell whether links are of the kind that a device was measured with; those of unknown devices are."""
+    return not has_links(device) or node_links(device).kind == kind
+
+
 @cache
 def usable_nic_rate() -> float:
     """Return what a 400 Gb/s NIC carries (bytes/s)."""

@@ -172,7 +172,7 @@ def expert_curves(
     for name in names:
         mine = rows[(software == name).to_numpy()]
         if backend is not None and "/" in backend:
-            mine = mine[mine["backend"] == backend]
+            mine = mine[mine["backend"].astype(str).str.removesuffix("_tuned") == backend]
         for wanted in LOADS if load is None else (load,):
             found = mine[mine["distribution"] == wanted]
             if len(found):

@@ -114,7 +114,8 @@ def group_counts(rows: pd.DataFrame, kernel: GroupedKernel) -> GroupCounts:
     tokens = rows["tokens"].to_numpy(dtype=np.float64)
     experts = rows["slots"].to_numpy(dtype=np.float64) / rows["ep"].to_numpy(dtype=np.float64)
     computed, active = table[:, 0], table[:, 1]
-    height = block_height(kernel, tokens, experts, computed, active)
+    pairs = tokens * rows["top_k"].to_numpy(dtype=np.float64)
+    height = block_height(kernel, tokens, experts, computed, active, pairs)
     chosen = np.searchsorted(np.array(BLOCKS, dtype=np.float64), height)
     place = np.arange(len(table))
     return GroupCounts(
@@ -122,7 +123,8 @@ def group_counts(rows: pd.DataFrame, kernel: GroupedKernel) -> GroupCounts:
         active=active,
         blocks=table[place, 2 + chosen],
         height=height,
-        pairs=tokens * rows["top_k"].to_numpy(dtype=np.float64),
+        pairs=pairs,
         all_blocks=table[place, 2 + len(BLOCKS) + chosen],
         tokens=tokens,
+        experts=experts,
     )

@@ -7,8 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from moesim.hardware.calibration import tuned_experts
 from moesim.measured.rows import Measured, measured
 from moesim.measured.tables import find_tables, read_table, source_name, versions
 
@@ -54,7 +57,14 @@ _COLUMNS: Final = ("kernel_source", "moe_dtype", "distribution", "latency", *_RE
 
 UNGATED: Final = frozenset({(2688, 1856), (2048, 5120), (1024, 2688), (8192, 5120), (2048, 2688)})
 """Hidden and intermediate widths of the Nemotron models, whose experts are two matrices (TensorRT-LLM's table
-names their kernel so; the others' times fit two matrices as well)."""
+names their kernel so; the others' times fit two matrices as well, but for SGLang's Triton kernel, which was
+timed with three)."""
+
+CONTRADICTED: Final = 2.0
+"""How many times slower than a call with more to do a timing may be."""
+
+BROKEN: Final = 0.25
+"""Share of contradicted timings from which on a whole curve is set aside."""
 
 _MODELS: Final = {
     (7168, 2048, 8, 256): "deepseek-v3",
@@ -76,26 +86,66 @@ _IDENTITY: Final = ["dtype", "backend", *_RENAMED.values(), "distribution", "sou
 @lru_cache(maxsize=32)
 def moe_rows(device: str) -> Measured:
     """Return all usable timings of MoE layers on a device; repeated measurements are averaged."""
+    rows = all_moe_rows(device)
+    if rows.empty:
+        return rows
+    kept: Measured = rows[~np.logical_or.reduce(list(set_aside(rows).values()))].reset_index(drop=True)
+    return kept
+
+
+@lru_cache(maxsize=2)
+def all_moe_rows(device: str) -> Measured:
+    """Return all timings of MoE layers on a device, also those that ``set_aside`` names."""
     parts = list(_parts(device))
     if not parts:
         return pd.DataFrame()
     rows = pd.concat(parts, ignore_index=True)
-    rows = rows.loc[(rows["seconds"] > 0) & ~set_aside(rows)]
+    rows = rows.loc[rows["seconds"] > 0]
     if rows.duplicated(_IDENTITY).any():
         rows = rows.groupby(_IDENTITY, sort=False)["seconds"].mean().reset_index()
-    frame = measured(rows, device=device, family="moe")
+    frame = measured(rows.assign(backend=_tuned(rows, device)), device=device, family="moe")
     texts = [name for name in frame.columns if frame[name].dtype == object]
     return frame.astype(dict.fromkeys(texts, "category"))
 
 
-def set_aside(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Tell which rows do not show what they say.
+def set_aside(rows: pd.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
+    """Tell which rows do not show what they say, by reason.
 
-    Balanced load of DeepSeek-V3: its grouped top-k turns the dealt-out pairs away from half of the groups.
-    With EP such rows are slower than skewed ones, without they would need more than the memory's peak
-    bandwidth.
+    ``dealt``: balanced load of DeepSeek-V3. Its grouped top-k turns the dealt-out pairs away from half of
+    the groups. With EP such rows are slower than skewed ones, without they would need more than the
+    memory's peak bandwidth.
+
+    ``contradicted``: the same table has the same call (model, format, kernel, load, tokens) with wider
+    experts or more of them on the device in less than half the time, so the row timed something else,
+    as a kernel whose tuning failed. Where that holds of a quarter of a curve over tokens, the rest of the
+    curve goes too. No model's prediction takes part in this.
     """
-    return (rows["shape"] == "deepseek-v3") & (rows["distribution"] == "balanced")
+    dealt = ((rows["shape"] == "deepseek-v3") & (rows["distribution"] == "balanced")).to_numpy()
+    call = ["dtype", "backend", "shape", "slots", "distribution", "tokens"]
+    label = rows.groupby(call, observed=True, sort=False).ngroup().to_numpy()
+    widths, groups = (np.unique(rows[name], return_inverse=True)[1] for name in ("tp", "ep"))
+    seconds = rows["seconds"].to_numpy(dtype=np.float64)
+    best = np.full((label.max() + 1, widths.max() + 1, groups.max() + 1), np.inf)
+    best[label, widths, groups] = seconds
+    best = np.minimum.accumulate(np.minimum.accumulate(best, axis=1), axis=2)
+    slower = seconds > CONTRADICTED * best[label, widths, groups]
+    curve = [*(name for name in call if name != "tokens"), "tp", "ep"]
+    line = rows.groupby(curve, observed=True, sort=False).ngroup().to_numpy()
+    share = np.bincount(line, slower) / np.bincount(line)
+    return {"dealt": dealt, "contradicted": ~dealt & (slower | (share[line] >= BROKEN))}
+
+
+def _tuned(rows: pd.DataFrame, device: str) -> list[str]:
+    """Name the kernels that SGLang starts with a tuned configuration apart from those without one."""
+    names = list(rows["backend"])
+    tuned = {dtype: tuned_experts(device, dtype) for dtype in set(rows["dtype"])}
+    keys = zip(
+        names, rows["dtype"], rows["slots"] / rows["ep"], rows["intermediate"] / rows["tp"], strict=True
+    )
+    return [
+        f"{name}_tuned" if name == "sglang/triton" and (experts, width) in tuned[dtype] else name
+        for name, dtype, experts, width in keys
+    ]
 
 
 def _parts(device: str) -> Iterator[pd.DataFrame]:
@@ -125,12 +175,14 @@ def _read(path: Path, software: str) -> pd.DataFrame:
         "cutlass" if families[name] == "other" and dtype == "bfloat16" else families[name]
         for name, dtype in zip(kinds["kernel_source"], kinds["moe_dtype"], strict=True)
     ]
-    pairs = zip(kinds["hidden"], kinds["intermediate"], strict=True)
+    pairs = zip(kinds["hidden"], kinds["intermediate"], kernel, strict=True)
     named = kinds.assign(
         dtype=kinds["moe_dtype"].map(lambda name: DTYPES.get(name, name)),
         backend=[f"{software}/{name}" for name in kernel],
         shape=shape_names(kinds),
-        gated=[pair not in UNGATED for pair in pairs],
+        gated=[
+            (*pair,) not in UNGATED or (software == "sglang" and name == "triton") for *pair, name in pairs
+        ],
     )
     return table.merge(named, on=keys, how="left").assign(
         source=source_name(path),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 Measured: TypeAlias = pd.DataFrame
@@ -66,9 +67,14 @@ def thin(frame: Measured, limit: int, columns: Sequence[str] | None = None) -> M
     """
     if len(frame) <= limit:
         return frame
-    ranks = pd.util.hash_pandas_object(frame[list(columns)] if columns else frame, index=False)
-    kept = np.sort(np.argsort(ranks.to_numpy(), kind="stable")[:limit])
+    kept = np.sort(np.argsort(hash_ranks(frame, columns), kind="stable")[:limit])
     return frame.iloc[kept].reset_index(drop=True)
+
+
+def hash_ranks(frame: Measured, columns: Sequence[str] | None = None) -> npt.NDArray[np.uint64]:
+    """Return a hash per row by which ``thin`` keeps rows: the lowest ones stay."""
+    ranks = pd.util.hash_pandas_object(frame[list(columns)] if columns else frame, index=False)
+    return np.asarray(ranks.to_numpy(), dtype=np.uint64)
 
 
 def thin_curves(frame: Measured, limit: int, curve: Sequence[str]) -> Measured:

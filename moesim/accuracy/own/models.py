@@ -28,7 +28,8 @@ from moesim.hardware.attention_cost import AttentionConstants
 from moesim.hardware.attention_cost import choice_seconds as attention_seconds
 from moesim.hardware.calibration import FORMATS, kernel_for
 from moesim.hardware.dense_gemm import GemmConstants, choice_seconds, gemm_choices, gemm_format
-from moesim.hardware.grouped_gemm import ExpertShape, GroupedConstants, layer_work
+from moesim.hardware.grouped_gemm import ExpertShape, layer_work
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.protocols import OPERATIONS, CollectiveConstants, Operation, collective_seconds
 
 _FREE: Final[Mapping[str, tuple[str, ...]]] = {

@@ -15,7 +15,7 @@ from moesim.hardware.calibration import grouped_entries
 from moesim.hardware.calibrations import Calibrations
 from moesim.hardware.dense_constants import attention_entries, gemm_entries
 from moesim.hardware.dense_gemm import GemmConstants
-from moesim.hardware.grouped_gemm import GroupedConstants
+from moesim.hardware.grouped_work import GroupedConstants
 from moesim.hardware.network_constants import NodeLinks, has_model, model_constants
 from moesim.hardware.protocols import CollectiveConstants, Operation
 from moesim.hardware.spec import Device
