@@ -14,10 +14,10 @@ CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
         "gate": "router scores and top-k choice",
         "permute": "sorting token copies by expert before dispatch",
         "planning": "computing the plan of the policy, its exchange of loads included",
-        "dispatch": "sending token copies to the devices that compute them",
+        "dispatch": "sending token copies to the devices that compute them, where nothing hides it",
         "weight_move": "expert weights on the wire that nothing else hides",
         "experts": "grouped matrix multiplications of the routed experts",
-        "combine": "sending expert outputs back",
+        "combine": "sending expert outputs back, where nothing hides it",
         "unpermute": "weighted sum of the copies of each token",
         "wait": "idle until the slowest device or transfer is done",
     }

@@ -92,7 +92,7 @@ def scenario(seed: int) -> Mapping:
     llep = {"kind": "llep", "alpha": rng.choice([0.5, 1.1]), "min_tokens_per_gemm": rng.choice([1, 64])}
     redundant = devices * (-(-experts // devices) + 1) - experts
     even = devices % 2 == 0
-    return {
+    described = {
         "parallelism": {
             "attention_tp": rng.choice([1, 1, 2]) if even else 1,
             "expert_tp": rng.choice([1, 1, 2]) if even else 1,
@@ -124,6 +124,13 @@ def scenario(seed: int) -> Mapping:
         ),
         "seed": seed,
     }
+    described["overlap"] = rng.choice(
+        ["none", "two_batch", {"kind": "two_batch", "slowdown": 1.0}, "shared_experts"]
+    )
+    if described["kernels"] == "deepep":
+        described["kernels"] = {"base": "deepep", "exchange_sms": 1}
+    spec["shared_intermediate_size"] = rng.choice([0, 700])
+    return described
 
 
 def compare(description: Mapping, detail: str = "array") -> Comparison:

@@ -11,11 +11,14 @@ No policy can beat it, whatever it places, copies or moves:
   memory has room for; it would keep those it needs most. For every other (device, expert) pair either
   the tokens travel there and back or the weights travel once, and all of it enters devices through their
   links.
+
+Where communication and computation overlap, either can hide the other and the wait between devices too: the
+bound of a step is the larger of both, and devices meet only at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,15 +42,17 @@ class BoundPricer:
     run ends out of memory, and its bound grants it the slots it took.
     """
 
-    def __init__(self, setup: Setup, own: OwnCosts) -> None:
+    def __init__(self, setup: Setup, own: Sequence[OwnCosts]) -> None:
         self.setup = setup
+        self.overlaps = setup.overlap.kind != "none"
         devices = setup.cluster.devices
         distinct = dict.fromkeys(expert for experts in setup.routed for expert in experts)
         prices = {expert: _Price.of(setup, expert) for expert in distinct}
         # Seconds under each weighting [weightings, MoE layers, experts].
         tables = []
         parts = setup.parallel.expert_tp  # devices that each do their share of an expert's work
-        for share in _weightings(setup, prices):
+        weightings = _weightings(setup, prices, self.overlaps)
+        for share in weightings:
             cheapest = {
                 expert: tuple(parts * part for part in price.cheapest(share))
                 for expert, price in prices.items()
@@ -56,7 +61,11 @@ class BoundPricer:
         self.arithmetic, self.traffic, self.weights = np.moveaxis(np.asarray(tables), 3, 0)
         self.expert_bytes = setup.expert_bytes
         self.moe_rows = setup.moe_rows
-        self.fixed = _own_bound(own, setup.moe_rows)
+        total = np.sum([costs.total for costs in own], axis=0)
+        if self.overlaps:
+            self.fixed = np.stack([total @ share for share in weightings])
+        else:
+            self.fixed = _own_bound(own[0], setup.moe_rows)
         capacity = np.asarray([d.memory.capacity for d in devices], dtype=np.float64)
         smallest = float(self.expert_bytes.min(initial=np.inf, where=self.expert_bytes > 0))
         room = np.maximum(capacity - (0 if setup.workload.moe_only else setup.model.resident_bytes), 0)
@@ -76,14 +85,20 @@ class BoundPricer:
         both_ways = setup.kernels.dispatch_width + (0.0 if setup.gathers else 1.0)
         self.pair_bytes = float(setup.model.token_bytes) * both_ways / shared_by
 
-    def layers(self, load: Load) -> Array:
-        """Return the bound of every transformer layer, network apart [layers]."""
+    def step(self, load: Load) -> tuple[Array, float]:
+        """Return the bound of every transformer layer, network apart [layers], and that of the step (s)."""
         copies = load.per_expert.astype(np.float64)
         arithmetic = (copies * self.arithmetic).sum(axis=2)
         traffic = (copies * self.traffic + (copies > 0) * self.weights).sum(axis=2)
+        experts = np.maximum(arithmetic, traffic)
         bound = self.fixed.copy()
-        bound[self.moe_rows] += np.maximum(arithmetic, traffic).max(axis=0)
-        return bound
+        if not self.overlaps:
+            bound[self.moe_rows] += experts.max(axis=0)
+            return bound, float(bound.sum()) + self.network(load)
+        # A device may be ahead in one layer and behind in another, so that one weighting holds for the step.
+        # Layers are booked with their mean over devices.
+        bound[:, self.moe_rows] += experts
+        return bound[0], max(float(bound.sum(axis=1).max()), self.network(load))
 
     def network(self, load: Load) -> float:
         """Return the least time in which all that must travel in a step can enter devices (s).
@@ -175,13 +190,15 @@ def _floors(setup: Setup, device: Device, expert: ExpertSpec) -> Floors:
     return prices.gemm_floors(expert.dtype)
 
 
-def _weightings(setup: Setup, prices: Mapping[ExpertSpec, _Price]) -> list[Array]:
+def _weightings(setup: Setup, prices: Mapping[ExpertSpec, _Price], even: bool) -> list[Array]:
     """Return weights of the devices that each add up to 1, the best ones for one bottleneck each [devices].
 
-    That is memory, and for each number format the arithmetic of the widest expert.
+    That is memory, and for each number format the arithmetic of the widest expert; before them equal
+    weights, if ``even`` asks for it.
     """
+    equal = np.full(setup.cluster.size, 1.0 / setup.cluster.size)
     if setup.cluster.homogeneous:
-        return [np.full(setup.cluster.size, 1.0 / setup.cluster.size)]
+        return [equal]
     rates = [np.asarray([device.memory.bandwidth for device in setup.cluster.devices])]
     widest: dict[str, ExpertSpec] = {}
     for expert in prices:
@@ -189,7 +206,7 @@ def _weightings(setup: Setup, prices: Mapping[ExpertSpec, _Price]) -> list[Array
         if expert.gemms and (known is None or expert.flops_per_token > known.flops_per_token):
             widest[expert.dtype] = expert
     rates += [1.0 / (prices[expert].flops + prices[expert].passes) for expert in widest.values()]
-    return [rate / rate.sum() for rate in rates]
+    return [equal] * even + [rate / rate.sum() for rate in rates]
 
 
 def _own_bound(own: OwnCosts, moe_rows: npt.NDArray[np.int64]) -> Array:

@@ -1,20 +1,22 @@
 """When everything of a step happens, event by event: a SimPy process per device.
 
-Each device runs its own work on its compute stream and then meets the others at a collective. The
-network is one process that shares links max-min fairly among all transfers in flight. The moments
-it observes fill the same ``Timeline`` as the lock-step level.
+Each device runs the stages of the schedule on its compute stream and meets the others at collectives, which
+take turns on the network. The network is one process that shares links max-min fairly among all transfers in
+flight. The moments it observes fill the same ``Timeline`` as the lock-step level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simpy
 
+from moesim.engine.overlap import Collective, Schedule
 from moesim.engine.timeline import Segments, Timeline
 from moesim.hardware.fluid import Flow
 from moesim.hardware.fluid_live import LiveFluid
@@ -28,16 +30,19 @@ class Transfers:
     """What the collectives of a step put on the links.
 
     Attributes:
-        latency: seconds before anything flows, for dispatch and combine [2, MoE layers].
-        dispatch_links: bytes per link [MoE layers, links].
-        combine_links: bytes per link [MoE layers, links].
+        latency: seconds before anything flows [micro-batches, 2 (dispatch, combine), MoE layers].
+        links: bytes per link [micro-batches, 2, MoE layers, links].
         bandwidth: bytes/s per link [links].
     """
 
     latency: Array
-    dispatch_links: Array
-    combine_links: Array
+    links: Array
     bandwidth: Array
+
+    def of(self, one: Collective) -> tuple[Array, float]:
+        """Return bytes per link and latency of a collective."""
+        place = one.batch, one.way, one.layer
+        return np.asarray(self.links[place]), float(self.latency[place])
 
 
 class _Fabric:
@@ -73,24 +78,28 @@ class _Fabric:
 
 
 class _Meeting:
-    """A collective: waits for every device, runs once, releases all."""
+    """A collective: waits for every device and for the collective ahead in line, runs once, releases all."""
 
     def __init__(
-        self, env: simpy.Environment, fabric: _Fabric, size: int, links: Array, latency: float
+        self, env: simpy.Environment, fabric: _Fabric, size: int, transfer: tuple[Array, float]
     ) -> None:
         self.env, self.fabric, self.missing = env, fabric, size
-        self.links, self.latency = links, latency
+        self.links, self.latency = transfer
+        self.ahead: _Meeting | None = None
         self.done = env.event()
-        self.ended = 0.0
+        self.ready = self.begun = self.ended = 0.0
 
-    def arrive(self) -> simpy.Event:
-        """Join the collective; the event fires when it has ended."""
+    def arrive(self) -> None:
+        """Join the collective."""
         self.missing -= 1
         if self.missing == 0:
+            self.ready = self.env.now
             self.env.process(self._run())
-        return self.done
 
     def _run(self) -> Process:
+        if self.ahead is not None and not self.ahead.done.processed:
+            yield self.ahead.done
+        self.begun = self.env.now
         if self.latency > 0:
             yield self.env.timeout(self.latency)
         yield self.fabric.send(self.links)
@@ -98,40 +107,35 @@ class _Meeting:
         self.done.succeed()
 
 
-def simulate_events(segments: Segments, transfers: Transfers) -> Timeline:
+def simulate_events(schedule: Schedule, segments: Segments, transfers: Transfers) -> Timeline:
     """Run one step with a process per device."""
-    layers, devices = segments.before.shape
+    devices = segments.before.shape[2]
     env = _CountingEnvironment()
     fabric = _Fabric(env, transfers.bandwidth)
-    meetings = [
-        (
-            _Meeting(env, fabric, devices, transfers.dispatch_links[i], float(transfers.latency[0, i])),
-            _Meeting(env, fabric, devices, transfers.combine_links[i], float(transfers.latency[1, i])),
-        )
-        for i in range(layers)
-    ]
-    at_dispatch, at_combine = np.zeros((layers, devices)), np.zeros((layers, devices))
-    finished = np.zeros(devices)
+    meetings = [_Meeting(env, fabric, devices, transfers.of(one)) for one in schedule.collectives]
+    for ahead, meeting in pairwise(meetings):
+        meeting.ahead = ahead
+    starts, ends = (np.zeros((len(schedule.stages), devices)) for _ in range(2))
 
     def device(index: int) -> Process:
-        for layer, (dispatch, combine) in enumerate(meetings):
-            yield env.timeout(segments.before[layer, index])
-            at_dispatch[layer, index] = env.now
-            yield dispatch.arrive()
-            yield env.timeout(segments.experts[layer, index])
-            at_combine[layer, index] = env.now
-            yield combine.arrive()
-        yield env.timeout(segments.after[index])
-        finished[index] = env.now
+        for number, stage in enumerate(schedule.stages):
+            if stage.awaits is not None:
+                yield meetings[stage.awaits].done
+            starts[number, index] = env.now
+            yield env.timeout(float(segments.of(stage)[index]))
+            ends[number, index] = env.now
+            if stage.feeds is not None:
+                meetings[stage.feeds].arrive()
 
     processes = [env.process(device(index)) for index in range(devices)]
     env.run(until=simpy.AllOf(env, processes))
     return Timeline(
-        at_dispatch=at_dispatch,
-        dispatched=np.asarray([dispatch.ended for dispatch, _ in meetings]),
-        at_combine=at_combine,
-        combined=np.asarray([combine.ended for _, combine in meetings]),
-        finished=finished,
+        schedule=schedule,
+        starts=starts,
+        ends=ends,
+        ready=np.asarray([meeting.ready for meeting in meetings]),
+        begun=np.asarray([meeting.begun for meeting in meetings]),
+        done=np.asarray([meeting.ended for meeting in meetings]),
         events=env.steps,
     )
 

@@ -28,7 +28,10 @@ AFTER_COMBINE = "unpermute"
 
 @dataclass(frozen=True, eq=False)
 class OwnCosts:
-    """Seconds per transformer layer and device, [layers, devices] each."""
+    """Seconds per transformer layer and device, [layers, devices] each.
+
+    ``head`` is the LM head by itself, which ``dense`` of the last layer holds too.
+    """
 
     attention: Array
     all_reduce: Array
@@ -36,6 +39,7 @@ class OwnCosts:
     gate: Array
     permute: Array
     unpermute: Array
+    head: Array
 
     @property
     def total(self) -> Array:
@@ -63,7 +67,7 @@ def own_costs(setup: Setup) -> OwnCosts:
     """Price attention, dense parts, gate, permute and unpermute for every layer of one step."""
     rows = len(setup.layers)
     shape = (rows, setup.cluster.size)
-    costs = OwnCosts(*(np.zeros(shape) for _ in range(6)))
+    costs = OwnCosts(*(np.zeros(shape) for _ in range(7)))
     devices = setup.cluster.devices
     for kind, prices in setup.prices.items():
         columns = np.asarray([i for i, device in enumerate(devices) if device == kind])
@@ -72,7 +76,8 @@ def own_costs(setup: Setup) -> OwnCosts:
         for row, layer in enumerate(setup.layers):
             pricer.price(costs, row, columns, layer)
         if not setup.workload.moe_only:
-            costs.dense[rows - 1, columns] += pricer.head()
+            costs.head[rows - 1, columns] = pricer.head()
+            costs.dense[rows - 1, columns] += costs.head[rows - 1, columns]
     return costs
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.overlap import Overlap
 from moesim.engine.parallel import Parallelism
 from moesim.errors import InputError, MoesimError, PolicyError
 from moesim.hardware.analytic import AnalyticCosts
@@ -64,6 +65,7 @@ class Setup:
         costs: whether kernels are priced by models or read off measured tables.
         calibrations: where the constants of the cost models are looked up.
         parallel: tensor parallelism beside expert parallelism; ``model`` is one device's share of it.
+        overlap: what runs beside what.
     """
 
     model: ModelSpec
@@ -78,6 +80,7 @@ class Setup:
     costs: Literal["analytic", "measured"] = "analytic"
     calibrations: Calibrations = field(default_factory=Calibrations)
     parallel: Parallelism = field(default_factory=Parallelism)
+    overlap: Overlap = field(default_factory=Overlap)
 
     def __post_init__(self) -> None:
         """Check that groups divide the devices, and that model and routing speak of the same experts."""
@@ -172,6 +175,13 @@ class Setup:
     def tokens(self) -> npt.NDArray[np.int64]:
         """Tokens per device of a step, int64 [devices]."""
         return self.workload.tokens(self.cluster.size)
+
+    def with_tokens(self, tokens: npt.NDArray[np.int64]) -> Setup:
+        """Return the same run with other tokens per device [devices]; experts stay where they are."""
+        changed = replace(self, workload=replace(self.workload, tokens_per_device=tuple(tokens.tolist())))
+        shared = ("placement", "prices", "tables", "said")
+        vars(changed).update({name: getattr(self, name) for name in shared})
+        return changed
 
     @cached_property
     def together(self) -> npt.NDArray[np.int64]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from moesim.engine.own_costs import BEFORE_DISPATCH
 from moesim.engine.recording import Recording
 from moesim.engine.step import StepRecord
 
@@ -65,46 +64,43 @@ def spans_table(recording: Recording) -> pd.DataFrame:
 
 
 def _step(recording: Recording, record: StepRecord, origin: float, columns: _Columns) -> None:
-    setup, own, time = recording.setup, recording.own, record.timeline
-    segment_of = np.searchsorted(setup.moe_rows, np.arange(len(setup.layers)))
-    cursor = np.full(setup.cluster.size, origin)
-    leftover: tuple[int, Array] | None = None
-    for row, layer in enumerate(setup.layers):
-        moe = int(segment_of[row]) if layer.is_moe else None
-        if leftover is not None:
-            cursor = _work(columns, record.step, leftover[0], "unpermute", cursor, leftover[1])
-            leftover = None
-        for cause in BEFORE_DISPATCH:
-            cursor = _work(columns, record.step, layer.index, cause, cursor, getattr(own, cause)[row])
-        if moe is None:
+    time, order = record.timeline, recording.schedule
+    devices = recording.setup.cluster.size
+    rows, layers = recording.setup.moe_rows, recording.setup.layers
+    cursor = np.full(devices, origin)
+    for index, stage in enumerate(order.stages):
+        if stage.awaits is not None:
+            ready = origin + float(time.ready[stage.awaits])
+            layer = layers[rows[order.collectives[stage.awaits].layer]].index
+            columns.add(record.step, layer, "compute", "wait", cursor, np.maximum(cursor, ready))
+            _exchange(columns, record, stage.awaits, layer, origin)
+            cursor = origin + time.starts[index]
+        for row, cause, seconds in recording.own[stage.batch].parts(stage):
+            cursor = _work(columns, record.step, layers[row].index, cause, cursor, seconds)
+        if stage.layer == rows.size or stage.part == "shared":
             continue
-        planning = np.full_like(cursor, record.planning[moe])
-        cursor = _work(columns, record.step, layer.index, "planning", cursor, planning, "host")
-        cursor = _moe_layer(columns, record, moe, layer.index, origin, cursor)
-        leftover = layer.index, own.unpermute[row]
-    if leftover is not None:
-        cursor = _work(columns, record.step, leftover[0], "unpermute", cursor, leftover[1])
-    end = np.full_like(cursor, origin + time.latency)
-    columns.add(record.step, setup.layers[-1].index, "compute", "wait", cursor, end)
+        layer = layers[rows[stage.layer]].index
+        if stage.part == "experts":
+            cursor = _work(columns, record.step, layer, "experts", cursor, record.segments.of(stage))
+        else:
+            planning = np.full(devices, record.planning[stage.batch, stage.layer])
+            cursor = _work(columns, record.step, layer, "planning", cursor, planning, "host")
+    end = np.full(devices, origin + time.latency)
+    columns.add(record.step, layers[-1].index, "compute", "wait", cursor, end)
 
 
-def _moe_layer(
-    columns: _Columns, record: StepRecord, moe: int, layer: int, origin: float, cursor: Array
-) -> Array:
-    """Add wait, dispatch, weight moves, experts and combine of one MoE layer."""
+def _exchange(columns: _Columns, record: StepRecord, number: int, layer: int, origin: float) -> None:
+    """Add a collective, with the weight moves that outlast it."""
     time, step = record.timeline, record.step
-    begin = np.full_like(cursor, origin + float(time.at_dispatch[moe].max()))
-    columns.add(step, layer, "compute", "wait", cursor, begin)
-    dispatched = np.full_like(cursor, origin + float(time.dispatched[moe]))
-    tokens_end = np.minimum(begin + float(record.exchange.dispatch[moe]), dispatched)
-    columns.add(step, layer, "network", "dispatch", begin, tokens_end)
-    columns.add(step, layer, "network", "weight_move", tokens_end, dispatched)
-    computed = _work(columns, step, layer, "experts", dispatched, record.segments.experts[moe])
-    begin = np.full_like(cursor, origin + float(time.at_combine[moe].max()))
-    columns.add(step, layer, "compute", "wait", computed, begin)
-    combined = np.full_like(cursor, origin + float(time.combined[moe]))
-    columns.add(step, layer, "network", "combine", begin, combined)
-    return combined
+    one = time.schedule.collectives[number]
+    size = columns.devices.size
+    begun, done = (np.full(size, origin + float(when[number])) for when in (time.begun, time.done))
+    if one.way == 1:
+        columns.add(step, layer, "network", "combine", begun, done)
+        return
+    tokens_end = np.minimum(begun + float(record.exchanges[one.batch].dispatch[one.layer]), done)
+    columns.add(step, layer, "network", "dispatch", begun, tokens_end)
+    columns.add(step, layer, "network", "weight_move", tokens_end, done)
 
 
 def _work(

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from moesim.engine.bound import BoundPricer
 from moesim.engine.events import Transfers, simulate_events
 from moesim.engine.exchange import ExchangeCosts
-from moesim.engine.expert_costs import ExpertCosts, ExpertPricer
-from moesim.engine.gather import exchange_pricer
+from moesim.engine.expert_costs import ExpertCosts
+from moesim.engine.exposure import overhang
 from moesim.engine.memory import MemoryModel
-from moesim.engine.own_costs import own_costs
+from moesim.engine.micro_batches import joined_exchange, joined_experts, joined_plans, micro_batches, split
+from moesim.engine.overlap import schedule
 from moesim.engine.setup import Setup, blamed
 from moesim.engine.timeline import Segments, Timeline, lock_step
 from moesim.errors import InputError
@@ -26,7 +27,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class StepRecord:
-    """What happened in one step.
+    """What happened in one step, all micro-batches together.
 
     Attributes:
         step: number of the step.
@@ -34,9 +35,11 @@ class StepRecord:
         plan: what the policy decided.
         experts: what the experts took.
         exchange: what the network was asked to carry.
-        segments: what every device did between collectives.
+        exchanges: the same by micro-batch.
+        segments: what every device and the network did, by micro-batch.
         timeline: when.
-        planning: planning seconds [MoE layers].
+        planning: planning seconds [micro-batches, MoE layers].
+        overhang: seconds by which weight moves outlast the dispatch beside them [micro-batches, MoE layers].
         bound_layers: lower bound per transformer layer, network apart [layers].
         bound: lower bound of the step (s).
     """
@@ -46,9 +49,11 @@ class StepRecord:
     plan: DispatchPlan
     experts: ExpertCosts
     exchange: ExchangeCosts
+    exchanges: list[ExchangeCosts]
     segments: Segments
     timeline: Timeline
     planning: Array
+    overhang: Array
     bound_layers: Array
     bound: float
 
@@ -58,10 +63,9 @@ class StepRunner:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
-        self.own = own_costs(setup)
-        self.experts = ExpertPricer(setup)
-        self.exchange = exchange_pricer(setup)
-        self.bound = BoundPricer(setup, self.own)
+        self.batches = micro_batches(setup)
+        self.schedule = schedule(setup.overlap, len(setup.moe_rows))
+        self.bound = BoundPricer(setup, [batch.own.costs for batch in self.batches])
         self.memory = MemoryModel(setup)
         self.now = 0.0
         dispatch = setup.policy.dispatch
@@ -69,7 +73,6 @@ class StepRunner:
         if not 0 <= self.planning < math.inf:
             message = f"dispatch policy '{dispatch.name}' plans for {self.planning} seconds"
             raise InputError(message, hint="planning_seconds must return a number from 0 up")
-        self.before, self.after = self.own.segments(setup.moe_rows)
 
     def run(self, step: int) -> StepRecord:
         """Plan, price and run one step.
@@ -80,35 +83,54 @@ class StepRunner:
         """
         setup = self.setup
         load = setup.routing.load(step, setup.rank_tokens)
-        with blamed(setup.policy, "planning a step"):
-            decided = setup.policy.dispatch.plan(load, setup.rank_placement, setup.view)
-        plan = setup.parallel.spread(decided, setup.tokens)
-        experts = self.experts.price(plan.assignments)
-        self._check(load, plan, experts)
-        exchange = self.exchange.price(plan)
-        planning = np.where(plan.planned, self.planning, 0.0)
-        segments = Segments(
-            before=self.before + planning[:, np.newaxis],
-            dispatch=exchange.dispatch + exchange.weight_move,
-            experts=experts.seconds,
-            combine=exchange.combine,
-            after=self.after,
-        )
-        self.memory.observe(step, plan, exchange, self.now)
-        timeline = self._times(segments, exchange)
+        loads = [load] if len(self.batches) == 1 else split(load, self.batches[0].setup.rank_tokens)
+        plans, experts, exchanges = [], [], []
+        for batch, part in zip(self.batches, loads, strict=True):
+            with blamed(setup.policy, "planning a step"):
+                decided = setup.policy.dispatch.plan(part, setup.rank_placement, setup.view)
+            plan = setup.parallel.spread(decided, batch.setup.tokens)
+            computed, sent = batch.price(plan)
+            self._check(part, plan, computed)
+            plans.append(plan)
+            experts.append(computed)
+            exchanges.append(sent)
+        planning = np.stack([np.where(plan.planned, self.planning, 0.0) for plan in plans])
+        segments = self._segments(planning, experts, exchanges)
+        plan, sent = joined_plans(plans), joined_exchange(exchanges)
+        self.memory.observe(step, plan, sent, self.now)
+        timeline = self._times(segments, exchanges)
         self.now += timeline.latency
-        bound_layers = self.bound.layers(load)
+        bound_layers, bound = self.bound.step(load)
         return StepRecord(
             step=step,
             load=load,
             plan=plan,
-            experts=experts,
-            exchange=exchange,
+            experts=joined_experts(experts, plan),
+            exchange=sent,
+            exchanges=exchanges,
             segments=segments,
             timeline=timeline,
             planning=planning,
+            overhang=overhang(
+                timeline,
+                np.stack([one.dispatch for one in exchanges]),
+                np.stack([one.weight_move for one in exchanges]),
+            ),
             bound_layers=bound_layers,
-            bound=float(bound_layers.sum()) + self.bound.network(load),
+            bound=bound,
+        )
+
+    def _segments(
+        self, planning: Array, experts: list[ExpertCosts], exchanges: list[ExchangeCosts]
+    ) -> Segments:
+        """Lay out the work of all micro-batches."""
+        before = np.stack([batch.own.before for batch in self.batches])
+        before[:, :-1] += planning[:, :, np.newaxis]
+        return Segments(
+            before=before,
+            shared=np.stack([batch.own.shared for batch in self.batches]),
+            experts=np.stack([one.seconds for one in experts]),
+            exchange=np.stack([[one.dispatch + one.weight_move, one.combine] for one in exchanges]),
         )
 
     def _check(self, load: Load, plan: DispatchPlan, experts: ExpertCosts) -> None:
@@ -127,13 +149,12 @@ class StepRunner:
         message = f"dispatch policy '{self.setup.policy.dispatch.name}' {fault}"
         raise InputError(message, hint="moesim.testing.check_dispatch_policy shows where")
 
-    def _times(self, segments: Segments, exchange: ExchangeCosts) -> Timeline:
+    def _times(self, segments: Segments, exchanges: list[ExchangeCosts]) -> Timeline:
         if self.setup.detail == "array":
-            return lock_step(segments)
+            return lock_step(self.schedule, segments)
         transfers = Transfers(
-            exchange.latency,
-            exchange.dispatch_links,
-            exchange.combine_links,
-            self.setup.cluster.network.bandwidth,
+            latency=np.stack([one.latency for one in exchanges]),
+            links=np.stack([[one.dispatch_links, one.combine_links] for one in exchanges]),
+            bandwidth=self.setup.cluster.network.bandwidth,
         )
-        return simulate_events(segments, transfers)
+        return simulate_events(self.schedule, segments, transfers)

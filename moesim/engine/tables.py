@@ -8,7 +8,7 @@ import numpy as np
 
 from moesim.causes import CAUSES
 from moesim.engine.memory import STAGES, Moment
-from moesim.engine.own_costs import BEFORE_DISPATCH
+from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH
 from moesim.engine.recording import Recording
 from moesim.engine.spans import SHORTEST_S, spans_table
 
@@ -56,7 +56,7 @@ def _layers(recording: Recording) -> pd.DataFrame:
         }
     )
     where = (np.arange(count)[:, np.newaxis] * layers + rows).ravel()
-    for name, empty in (("imbalance", np.nan), ("straggler", -1), ("moves", 0)):
+    for name, empty in _MOE_COLUMNS.items():
         values = np.full(count * layers, empty)
         values[where] = np.concatenate([columns[name] for columns in recording.layer_columns])
         frame[name] = values
@@ -134,34 +134,41 @@ def _links(recording: Recording) -> pd.DataFrame:
 
 
 def _critical_path(recording: Recording) -> pd.DataFrame:
-    """Who set the pace: per step and layer, each cause on the device everybody waited for."""
+    """Who set the pace: every piece of work and every collective on the chain that set the latency."""
     import pandas as pd
 
-    setup, own = recording.setup, recording.own
-    rows = np.arange(len(setup.layers))
-    segment_of = np.searchsorted(setup.moe_rows, rows)
-    moe = setup.moe_rows
-    indices = np.asarray([layer.index for layer in setup.layers])
-    parts = []
-    for step, pace in zip(recording.steps, recording.pacers, strict=True):
-        before = pace["before"]
-        pacer = before[segment_of]
-        columns = [(cause, rows, pacer, getattr(own, cause)[rows, pacer]) for cause in BEFORE_DISPATCH]
-        columns.append(("planning", moe, before[:-1], pace["planning"]))
-        columns.append(("experts", moe, pace["experts"], pace["experts_s"]))
-        columns.append(("unpermute", moe, before[1:], own.unpermute[moe, before[1:]]))
-        everybody = np.full(moe.size, -1)
-        columns += [(cause, moe, everybody, pace[cause]) for cause in ("dispatch", "weight_move", "combine")]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "step": int(step["step"]),
-                    "layer": np.concatenate([indices[where] for _, where, _, _ in columns]),
-                    "cause": np.repeat([c for c, *_ in columns], [w.size for _, w, _, _ in columns]),
-                    "device": np.concatenate([device for _, _, device, _ in columns]),
-                    "seconds": np.concatenate([seconds for *_, seconds in columns]),
-                }
-            )
-        )
-    frame = pd.concat(parts, ignore_index=True)
-    return frame[frame["seconds"] > SHORTEST_S].reset_index(drop=True)
+    order, layers = recording.schedule, recording.setup.layers
+    pieces = [recording.own[stage.batch].parts(stage) for stage in order.stages]
+    rows = recording.setup.moe_rows
+    found: list[tuple[int, int, str, int, float]] = []
+    for step, pace in zip(recording.steps, recording.paces, strict=True):
+        number, chain = int(step["step"]), []
+        for index in np.flatnonzero(pace["device"] >= 0):
+            stage, who = order.stages[index], int(pace["device"][index])
+            chain += [(row, cause, who, seconds[who]) for row, cause, seconds in pieces[index]]
+            if stage.part == "before" and stage.layer < rows.size:
+                planned = pace["planning"][stage.batch, stage.layer]
+                chain.append((rows[stage.layer], "planning", who, planned))
+            elif stage.part == "experts":
+                chain.append((rows[stage.layer], "experts", who, pace["experts"][index]))
+        for exchange, seconds in zip(order.collectives, pace["exchange"], strict=True):
+            row = rows[exchange.layer]
+            if exchange.way == 1:
+                chain.append((row, "combine", -1, seconds))
+                continue
+            moves = min(seconds, pace["overhang"][exchange.batch, exchange.layer])
+            chain += [(row, "dispatch", -1, seconds - moves), (row, "weight_move", -1, moves)]
+        chain.sort(key=lambda piece: _CHAIN.index(piece[1]))
+        found += [(number, layers[row].index, *rest) for row, *rest in chain if rest[-1] > SHORTEST_S]
+    return pd.DataFrame(found, columns=["step", "layer", "cause", "device", "seconds"])
+
+
+_CHAIN = (*BEFORE_DISPATCH, "planning", "experts", AFTER_COMBINE, "dispatch", "weight_move", "combine")
+_MOE_COLUMNS = {
+    "imbalance": np.nan,
+    "straggler": -1,
+    "moves": 0,
+    "dispatch_busy_s": 0.0,
+    "combine_busy_s": 0.0,
+}
+"""Columns of MoE layers, with what stands in dense ones."""

@@ -1,8 +1,7 @@
-"""When everything of a step happens, in lock-step: one numpy operation over all layers and devices.
+"""When everything of a step happens, in lock-step: one numpy operation over all devices per stage.
 
-A step is a chain of segments between collectives. In each segment every device works by itself; the
-collective begins when the slowest has arrived and ends for all at once. Both levels of detail fill
-the same ``Timeline``: this one by running maxima, ``events`` by simulating a process per device.
+Both levels of detail fill the same ``Timeline``: this one by running maxima, ``events`` by simulating a
+process per device.
 """
 
 from __future__ import annotations
@@ -12,27 +11,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.overlap import Schedule, Stage
+
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """What the devices do between collectives, in seconds.
+    """What the devices and the network do, in seconds.
 
     Attributes:
-        before: work from the previous combine (or the start) to the dispatch of each MoE layer, [MoE layers,
-            devices].
-        dispatch: dispatch with the weight moves beside it [MoE layers].
-        experts: expert compute [MoE layers, devices].
-        combine: combine [MoE layers].
-        after: work after the last combine [devices].
+        before: work before the dispatch of each MoE layer, and after the last combine [micro-batches, MoE
+            layers + 1, devices].
+        shared: shared experts, where they are a stage of their own [micro-batches, MoE layers, devices].
+        experts: routed experts [micro-batches, MoE layers, devices].
+        exchange: dispatch with the weight moves beside it, and combine [micro-batches, 2, MoE layers].
     """
 
     before: Array
-    dispatch: Array
+    shared: Array
     experts: Array
-    combine: Array
-    after: Array
+    exchange: Array
+
+    def of(self, stage: Stage) -> Array:
+        """Return the seconds of a stage [devices]."""
+        part: Array = getattr(self, stage.part)
+        return np.asarray(part[stage.batch, stage.layer])
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +44,27 @@ class Timeline:
     """Moments of one step, in seconds since its start.
 
     Attributes:
-        at_dispatch: each device is ready for dispatch [MoE layers, devices].
-        dispatched: dispatch has ended [MoE layers].
-        at_combine: each device has computed its experts [MoE layers, devices].
-        combined: combine has ended [MoE layers].
-        finished: each device has finished the step [devices].
+        schedule: the order of everything.
+        starts: each device begins a stage [stages, devices].
+        ends: it has finished the stage [stages, devices].
+        ready: the last device has arrived at a collective [collectives].
+        begun: the collective begins; the network may have been busy with another [collectives].
+        done: it has ended [collectives].
         events: events the engine processed.
     """
 
-    at_dispatch: Array
-    dispatched: Array
-    at_combine: Array
-    combined: Array
-    finished: Array
+    schedule: Schedule
+    starts: Array
+    ends: Array
+    ready: Array
+    begun: Array
+    done: Array
     events: int
+
+    @property
+    def finished(self) -> Array:
+        """Each device has finished the step [devices]."""
+        return np.asarray(self.ends[-1])
 
     @property
     def latency(self) -> float:
@@ -61,19 +72,20 @@ class Timeline:
         return float(self.finished.max())
 
 
-def lock_step(segments: Segments) -> Timeline:
+def lock_step(schedule: Schedule, segments: Segments) -> Timeline:
     """Run a step in which all devices meet at every collective."""
-    slowest_before = segments.before.max(axis=1)
-    slowest_experts = segments.experts.max(axis=1)
-    spent = np.stack([slowest_before, segments.dispatch, slowest_experts, segments.combine], axis=1)
-    ends = np.cumsum(spent.ravel()).reshape(spent.shape)
-    dispatched, combined = ends[:, 1], ends[:, 3]
-    begins = np.concatenate([[0.0], combined[:-1]])
-    return Timeline(
-        at_dispatch=begins[:, np.newaxis] + segments.before,
-        dispatched=dispatched,
-        at_combine=dispatched[:, np.newaxis] + segments.experts,
-        combined=combined,
-        finished=combined[-1] + segments.after,
-        events=2 * combined.size + 1,
-    )
+    count, devices = len(schedule.stages), segments.before.shape[2]
+    starts, ends = np.empty((count, devices)), np.empty((count, devices))
+    ready, begun, done = (np.empty(len(schedule.collectives)) for _ in range(3))
+    free, network = np.zeros(devices), 0.0
+    for index, stage in enumerate(schedule.stages):
+        starts[index] = free if stage.awaits is None else np.maximum(free, done[stage.awaits])
+        free = np.add(starts[index], segments.of(stage), out=ends[index])
+        if stage.feeds is not None:
+            exchange = schedule.collectives[stage.feeds]
+            ready[stage.feeds] = arrived = free.max()
+            begun[stage.feeds] = begin = max(arrived, network)
+            network = begin + segments.exchange[exchange.batch, exchange.way, exchange.layer]
+            done[stage.feeds] = network
+    events = len(schedule.collectives) + int(segments.before.shape[0])
+    return Timeline(schedule, starts, ends, ready, begun, done, events)

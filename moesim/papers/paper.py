@@ -22,6 +22,7 @@ Quantity = Literal[
     "rank_excess",
     "dispatch_us",
     "combine_us",
+    "experts_us",
     "tokens_per_s_per_device",
 ]
 
@@ -30,7 +31,8 @@ class Figure(_Strict):
     """Published points of one figure or table, and how to predict them.
 
     ``points`` holds, per row, one value for each of ``axes`` (dotted scenario keys; ``policy`` picks the
-    policy) and last the published number.
+    policy) and last the published number. A speed-up is that over another policy (``baseline``), or over the
+    same run with other settings (``baseline_settings``).
     """
 
     figure: str
@@ -42,6 +44,7 @@ class Figure(_Strict):
     baseline: str = "ep"
     axes: tuple[str, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
+    baseline_settings: dict[str, Any] = Field(default_factory=dict)
     points: tuple[tuple[float | int | str | tuple[int, ...], ...], ...]
     note: str = ""
 

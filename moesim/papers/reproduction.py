@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from moesim.engine.overlap import Overlap
 from moesim.experiment import simulate
 from moesim.papers.paper import Figure, Paper, load_paper, paper_names
 from moesim.scenario import loads_scenario
@@ -102,9 +103,15 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
         return result.latency_s["mean"] * 1e3
     if figure.quantity == "rank_excess":
         return result.imbalance - 1.0
-    if figure.quantity in ("dispatch_us", "combine_us"):
-        return result.breakdown_s[figure.quantity.removesuffix("_us")] * 1e6
+    if figure.quantity in ("dispatch_us", "combine_us", "experts_us"):
+        return _seconds_each(result, figure.quantity.removesuffix("_us")) * 1e6
     if figure.quantity == "tokens_per_s_per_device":
         return result.throughput_tokens_per_s / result.memory["device"].nunique()
-    baseline = runs.run(figure.scenario, settings, figure.baseline)
+    baseline = runs.run(figure.scenario, settings | figure.baseline_settings, figure.baseline)
     return baseline.latency_s["mean"] / result.latency_s["mean"]
+
+
+def _seconds_each(result: Result, what: str) -> float:
+    """Return the mean time of one dispatch, combine or layer of experts of a micro-batch, hidden or not."""
+    lasts = result.layers["experts_s" if what == "experts" else f"{what}_busy_s"]
+    return float(lasts[lasts > 0].mean()) / Overlap(result.scenario["overlap"]["kind"]).batches

@@ -110,6 +110,13 @@ LAYERS: Final = Table(
         ),
         Column("straggler", "", "int64", "device that was busy longest; -1 in dense layers"),
         Column("moves", "moves", "int64", "expert weights sent, one per (expert, target device)"),
+        Column(
+            "dispatch_busy_s",
+            "s",
+            "float64",
+            "time in which dispatches and weight moves beside them are under way, hidden or not",
+        ),
+        Column("combine_busy_s", "s", "float64", "the same for combines"),
         *_CAUSES,
     ),
 )

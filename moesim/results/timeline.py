@@ -72,7 +72,7 @@ def events(spans: pd.DataFrame, arrows: bool = True) -> Iterator[str]:
     order = np.lexsort((end, begin, stream.astype(str), device))
     free: list[int] = []
     track: tuple[int, str] | None = None
-    places: dict[tuple[int, int, int], dict[str, tuple[int, int, int]]] = {}
+    places: dict[tuple[int, int, int], dict[str, list[tuple[int, int, int]]]] = {}
     for row in order[end[order] > begin[order]].tolist():
         if (device[row], stream[row]) != track:
             track, free = (device[row], stream[row]), []
@@ -87,22 +87,22 @@ def events(spans: pd.DataFrame, arrows: bool = True) -> Iterator[str]:
         )
         if arrows and (cause[row] in _ARROWS or cause[row] in _ARROWS.values()):
             key = (int(step[row]), int(layer[row]), where)
-            places.setdefault(key, {})[str(cause[row])] = (thread, start, stop)
+            places.setdefault(key, {}).setdefault(str(cause[row]), []).append((thread, start, stop))
     yield from _arrows(places)
     yield from threads.metadata()
 
 
-def _arrows(places: Mapping[tuple[int, int, int], Mapping[str, tuple[int, int, int]]]) -> Iterator[str]:
-    """Yield pairs of flow events between the slices of one device and layer."""
+def _arrows(places: Mapping[tuple[int, int, int], Mapping[str, list[tuple[int, int, int]]]]) -> Iterator[str]:
+    """Yield pairs of flow events between the slices of one device and layer, micro-batch by micro-batch."""
     number = 0
     for (_, _, device), slices in sorted(places.items()):
         for earlier, later in _ARROWS.items():
-            if earlier in slices and later in slices:
+            for out, back in zip(slices.get(earlier, ()), slices.get(later, ()), strict=False):
                 number += 1
-                thread, _, stop = slices[earlier]
+                thread, _, stop = out
                 head = f'"name":"tokens","cat":"tokens","id":{number},"pid":{device}'
                 yield f'{{"ph":"s",{head},"tid":{thread},"ts":{_microseconds(stop - 1)}}}'
-                thread, start, _ = slices[later]
+                thread, start, _ = back
                 yield f'{{"ph":"f","bp":"e",{head},"tid":{thread},"ts":{_microseconds(start)}}}'
 
 

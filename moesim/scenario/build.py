@@ -179,6 +179,7 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         InputError: as the other functions of this module; or the policy cannot place the model's experts on
             the devices; or the counts of a step would not fit this machine's memory.
     """
+    from moesim.engine.overlap import Overlap, stretch
     from moesim.engine.parallel import Parallelism
     from moesim.engine.setup import MemoryOptions, Setup
     from moesim.hardware.kernels import kernel_style
@@ -207,7 +208,11 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         span_steps=scenario.engine.spans,
         costs=scenario.spec.costs.source,
         calibrations=_calibrations(scenario),
+        overlap=Overlap(scenario.spec.overlap.kind, scenario.spec.overlap.slowdown),
     )
+    if setup.overlap.kind != "none":
+        with located(scenario, ("overlap",)):
+            stretch(cluster, setup.kernels)
     check_placement(scenario, policy, setup.view)
     with located(scenario, ("costs", "source")):
         _ = setup.prices

@@ -45,6 +45,7 @@ _TITLES: Final = {
     "PolicySection": "policies: list of NAME or {name: ...}",
     "PolicyPart": "placement, dispatch: NAME or {kind: ...}",
     "KernelSection": "kernels: NAME or {base: ...}",
+    "OverlapSection": "overlap: KIND or {kind: ...}",
     "CostsSection": "costs: NAME or {source: ...}",
     "MemorySection": "memory",
     "EngineSection": "engine",

@@ -14,6 +14,8 @@ from moesim.scenario.how import (
     KernelChoice,
     KernelSection,
     MemorySection,
+    OverlapChoice,
+    OverlapSection,
     PolicyChoice,
     PolicySection,
 )
@@ -49,6 +51,11 @@ class ScenarioSpec(Section):
         description="How the software runs an MoE layer: `fused` grouped kernels, `eager` tensor "
         "operations expert by expert, or fused ones with DeepEP (`deepep`, `deepep_low_latency`) or the "
         "NVLink kernels of a rack (`rack`) in place of NCCL.",
+    )
+    overlap: OverlapChoice = Field(
+        default_factory=lambda: OverlapSection(),
+        description="What runs beside what; nothing by default.",
+        examples=["two_batch"],
     )
     costs: CostsChoice = Field(default_factory=lambda: CostsSection(), description="Where prices come from.")
     memory: MemorySection = Field(

@@ -78,6 +78,8 @@ def synthetic_tables(
             "imbalance": uneven.ravel(),
             "straggler": copies.argmax(axis=2).ravel(),
             "moves": np.full(steps * layers, moved),
+            "dispatch_busy_s": (causes["dispatch"] + causes["weight_move"]).ravel(),
+            "combine_busy_s": causes["combine"].ravel(),
             **{f"{cause}_s": values.ravel() for cause, values in causes.items()},
         },
         "devices": {

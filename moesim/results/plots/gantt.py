@@ -63,6 +63,17 @@ def _lanes(spans: pd.DataFrame, most: int) -> tuple[list[tuple[int, str]], int]:
     return sorted(kept, key=lambda lane: (lane[0], _STREAM_ORDER.get(lane[1], 9))), len(idle) - len(devices)
 
 
+def _beside(result: Result, spans: pd.DataFrame) -> pd.DataFrame:
+    """Return the spans of other layers that run between those of a layer, where micro-batches take turns."""
+    order = spans.sort_values("start_s", kind="stable")
+    lanes = order.groupby(["device", "stream"])
+    first, last = lanes["start_s"].min().rename("first_s"), lanes["end_s"].max().rename("last_s")
+    same = result.spans[result.spans["step"] == int(spans["step"].iloc[0])]
+    others = same[same["layer"] != int(spans["layer"].iloc[0])].join(first, on=["device", "stream"])
+    others = others.join(last, on=["device", "stream"])
+    return others[(others["start_s"] >= others["first_s"]) & (others["end_s"] <= others["last_s"])]
+
+
 @chart
 def gantt(result: Result, layer: int | None = None, step: int | None = None, devices: int = 8) -> Figure:
     """Return the chart; see ``Result.plot_layer``."""
@@ -72,18 +83,22 @@ def gantt(result: Result, layer: int | None = None, step: int | None = None, dev
     factor, unit = time_scale(end - begin)
     figure = canvas(8.0, 1.6 + 0.2 * len(lanes))
     axes = figure.add_subplot()
-    for row, (device, stream) in enumerate(lanes):
-        mine = spans[(spans["device"] == device) & (spans["stream"] == stream)]
-        axes.broken_barh(
-            [
-                ((start - begin) * factor, (stop - start) * factor)
-                for start, stop in zip(mine["start_s"], mine["end_s"], strict=True)
-            ],
-            (row - 0.4, 0.8),
-            facecolors=[CAUSE_COLOURS.get(cause, INK) for cause in mine["cause"]],
-            edgecolor="white",
-            lw=0.4,
-        )
+    beside = _beside(result, spans)
+    for row, lane in enumerate(lanes):
+        for drawn, alpha in ((spans, 1.0), (beside, 0.25)):
+            mine = drawn[(drawn["device"] == lane[0]) & (drawn["stream"] == lane[1])]
+            axes.broken_barh(
+                [
+                    ((start - begin) * factor, (stop - start) * factor)
+                    for start, stop in zip(mine["start_s"], mine["end_s"], strict=True)
+                ],
+                (row - 0.4, 0.8),
+                facecolors=[CAUSE_COLOURS.get(cause, INK) for cause in mine["cause"]],
+                edgecolor="white",
+                alpha=alpha,
+                lw=0.4,
+            )
+        device = lane[0]
         if row and lanes[row - 1][0] != device:
             axes.axhline(row - 0.5, color=GRID, lw=0.8, zorder=0)
     axes.set_yticks(range(len(lanes)), [f"{device} {stream}" for device, stream in lanes], fontsize=7.5)
@@ -94,7 +109,8 @@ def gantt(result: Result, layer: int | None = None, step: int | None = None, dev
     number, at = int(spans["layer"].iloc[0]), int(spans["step"].iloc[0])
     lasts = format_time(end - begin).replace(" us", " µs")
     left_out = f", {hidden} devices not shown" if hidden else ""
-    axes.set_title(f"Layer {number} of step {at} with {result.policy}: {lasts}{left_out}")
+    pale = ", pale: other layers" if len(beside) else ""
+    axes.set_title(f"Layer {number} of step {at} with {result.policy}: {lasts}{pale}{left_out}")
     seen = set(spans["cause"])
     causes = [cause for cause in CAUSES if cause in seen]
     patches = [Patch(color=CAUSE_COLOURS[cause]) for cause in causes]
