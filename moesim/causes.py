@@ -13,6 +13,7 @@ CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
         "dense": "dense feed-forward layers and shared experts",
         "gate": "router scores and top-k choice",
         "permute": "sorting token copies by expert before dispatch",
+        "launch": "waiting for the host to launch kernels, where they are not recorded in graphs",
         "planning": "computing the plan of the policy, its exchange of loads included",
         "dispatch": "sending token copies to the devices that compute them, where nothing hides it",
         "weight_move": "expert weights on the wire that nothing else hides",

@@ -16,7 +16,7 @@ from moesim.results.render import render_comparison
 
 TINY = str(Path(__file__).parent / "data" / "tiny.yaml")
 CAUSES = [
-    *("attention", "all_reduce", "dense", "gate", "permute", "planning", "dispatch"),
+    *("attention", "all_reduce", "dense", "gate", "permute", "launch", "planning", "dispatch"),
     *("weight_move", "experts", "combine", "unpermute", "wait"),
 ]
 

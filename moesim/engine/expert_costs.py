@@ -93,8 +93,7 @@ class ExpertPricer:
                 seconds = self._one_by_one(prices, spec, part)
                 total += np.bincount(part_keys, weights=seconds, minlength=size)
         if calls:
-            device = prices.fused(calls)
-            total += np.maximum(device, (device > 0) * (self.kernels.expert_ops * self._launch(prices)))
+            total += prices.fused(calls)
         return total
 
     def _call(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array, keys: Indices) -> ExpertCall:

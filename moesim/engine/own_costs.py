@@ -14,8 +14,6 @@ from moesim.model.spec import AttentionSpec, LayerSpec
 
 Array = npt.NDArray[np.float64]
 
-ATTENTION_OPS = 12
-"""Kernels launched per attention block without graphs: norms, projections, rope, core, residual."""
 GATE_STREAMS = 2
 """Kernels that turn router scores into choices: scores to weights, and top-k."""
 
@@ -92,7 +90,6 @@ class _Pricer:
         self.busy = np.minimum(tokens, 1.0)
         self.model = setup.model
         self.activation = DTYPE_BYTES[self.model.activation_dtype]
-        self.launch = 0.0 if setup.kernels.graphs else prices.device.launch_s
         self._seen: dict[tuple[object, ...], tuple[Array, ...]] = {}
 
     def price(self, costs: OwnCosts, row: int, columns: npt.NDArray[np.int64], layer: LayerSpec) -> None:
@@ -120,11 +117,6 @@ class _Pricer:
     def _passes(self, rows: Array, width: float, passes: float, kernels: int = 1) -> Array:
         return self.prices.stream(rows * (width * passes * self.activation), kernels * np.minimum(rows, 1.0))
 
-    def _launched(self, seconds: Array, kernels: int, tokens: Array | None = None) -> Array:
-        """Return the time of kernels that the host launches ahead of the device, which may wait for it."""
-        busy = self.busy if tokens is None else np.minimum(tokens, 1.0)
-        return np.maximum(seconds, busy * (kernels * self.launch))
-
     def _all_reduce(self, layer: LayerSpec) -> Array:
         """Price the sums over tensor-parallel devices: after attention, and after dense or shared parts."""
         times = (layer.attention.kind != "none") + bool(layer.dense_intermediate)
@@ -149,7 +141,7 @@ class _Pricer:
             prompts = np.maximum(self.tokens / max(context, 1.0), self.busy)
             new = np.minimum(self.tokens, context)
             core = self.prices.attention(shape, "prefill", prompts, new, (new + context) / 2)
-        return self._launched(time + core, ATTENTION_OPS)
+        return time + core
 
     def _dense(self, layer: LayerSpec) -> Array:
         time = np.zeros_like(self.tokens)
@@ -158,12 +150,12 @@ class _Pricer:
             mlp = self._gemm((layer.ffn_matrices - 1) * inner, self.model.hidden)
             mlp = mlp + self._gemm(self.model.hidden, inner)
             mlp = mlp + self.prices.operation("activation", self.tokens * inner)
-            time = time + self._launched(mlp, 3)
+            time = time + mlp
         for expert in layer.shared:
             mlp = self.prices.operation("activation", self.tokens * expert.intermediate)
             for gemm in expert.gemms:
                 mlp = mlp + self._gemm(gemm.n, gemm.k, expert.dtype)
-            time = time + self._launched(mlp, 3)
+            time = time + mlp
         return time
 
     def _routing(self, layer: LayerSpec) -> tuple[Array, Array, Array]:
@@ -178,7 +170,7 @@ class _Pricer:
         copies = self.own * layer.top_k
         permute = self._passes(copies, self.model.hidden, kernels.permute_passes)
         unpermute = self._passes(copies, self.model.hidden, kernels.unpermute_passes)
-        return self._launched(gate, kernels.layer_ops, self.own) + waits, permute, unpermute
+        return gate + waits, permute, unpermute
 
     def head(self) -> Array:
         """Price the language-model head: one row per decoded token or prompt."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moesim.causes import CAUSES
 from moesim.engine.exposure import Idle, idle, last, pace
+from moesim.engine.host import HOST_CAUSES
 from moesim.engine.overlap import Schedule
 from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH
 from moesim.engine.own_work import OwnWork
@@ -45,7 +46,7 @@ class Recording:
     breakdown: list[Array] = field(default_factory=list)
     layer_columns: list[Columns] = field(default_factory=list)
     device_columns: list[Columns] = field(default_factory=list)
-    paces: list[Columns] = field(default_factory=list)
+    paces: list[dict[str, Any]] = field(default_factory=list)
     span_records: list[StepRecord] = field(default_factory=list)
     link_bytes: Array | None = None
     memory: MemoryLedger | None = None
@@ -105,7 +106,8 @@ class Recording:
         column = {cause: index for index, cause in enumerate(CAUSES)}
         for cause in (*BEFORE_DISPATCH, AFTER_COMBINE):
             shares[:, column[cause]] = sum(getattr(own.costs, cause).mean(axis=1) for own in self.own)
-        shares[rows, column["planning"]] = record.planning.sum(axis=0)
+        for cause in HOST_CAUSES:
+            shares[rows, column[cause]] = record.host[cause].sum(axis=0)
         shares[rows, column["dispatch"]] = gaps.exposed[0] - gaps.moves
         shares[rows, column["weight_move"]] = gaps.moves
         shares[rows, column["experts"]] = record.segments.experts.sum(axis=0).mean(axis=1)
@@ -141,7 +143,7 @@ class Recording:
                 "device": chain.device,
                 "experts": experts,
                 "exchange": flight,
-                "planning": record.planning,
+                "host": record.host,
                 "overhang": record.overhang,
             }
         )

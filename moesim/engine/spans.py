@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.host import HOST_CAUSES
 from moesim.engine.recording import Recording
 from moesim.engine.step import StepRecord
 
@@ -83,8 +84,9 @@ def _step(recording: Recording, record: StepRecord, origin: float, columns: _Col
         if stage.part == "experts":
             cursor = _work(columns, record.step, layer, "experts", cursor, record.segments.of(stage))
         else:
-            planning = np.full(devices, record.planning[stage.batch, stage.layer])
-            cursor = _work(columns, record.step, layer, "planning", cursor, planning, "host")
+            for cause in HOST_CAUSES:
+                spent = np.full(devices, record.host[cause][stage.batch, stage.layer])
+                cursor = _work(columns, record.step, layer, cause, cursor, spent, "host")
     end = np.full(devices, origin + time.latency)
     columns.add(record.step, layers[-1].index, "compute", "wait", cursor, end)
 

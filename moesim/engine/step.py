@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from moesim.engine.events import Transfers, simulate_events
 from moesim.engine.exchange import ExchangeCosts
 from moesim.engine.expert_costs import ExpertCosts
 from moesim.engine.exposure import overhang
+from moesim.engine.host import HOST_CAUSES, launch_waits
 from moesim.engine.memory import MemoryModel
 from moesim.engine.micro_batches import joined_exchange, joined_experts, joined_plans, micro_batches, split
 from moesim.engine.overlap import schedule
@@ -38,7 +40,7 @@ class StepRecord:
         exchanges: the same by micro-batch.
         segments: what every device and the network did, by micro-batch.
         timeline: when.
-        planning: planning seconds [micro-batches, MoE layers].
+        host: seconds in which devices wait for their host, by cause [micro-batches, MoE layers] each.
         overhang: seconds by which weight moves outlast the dispatch beside them [micro-batches, MoE layers].
         bound_layers: lower bound per transformer layer, network apart [layers].
         bound: lower bound of the step (s).
@@ -52,7 +54,7 @@ class StepRecord:
     exchanges: list[ExchangeCosts]
     segments: Segments
     timeline: Timeline
-    planning: Array
+    host: Mapping[str, Array]
     overhang: Array
     bound_layers: Array
     bound: float
@@ -94,8 +96,16 @@ class StepRunner:
             plans.append(plan)
             experts.append(computed)
             exchanges.append(sent)
-        planning = np.stack([np.where(plan.planned, self.planning, 0.0) for plan in plans])
-        segments = self._segments(planning, experts, exchanges)
+        host = {
+            "launch": np.stack(
+                [
+                    launch_waits(batch.setup, batch.own, computed, sent)
+                    for batch, computed, sent in zip(self.batches, experts, exchanges, strict=True)
+                ]
+            ),
+            "planning": np.stack([np.where(plan.planned, self.planning, 0.0) for plan in plans]),
+        }
+        segments = self._segments(host, experts, exchanges)
         plan, sent = joined_plans(plans), joined_exchange(exchanges)
         self.memory.observe(step, plan, sent, self.now)
         timeline = self._times(segments, exchanges)
@@ -110,7 +120,7 @@ class StepRunner:
             exchanges=exchanges,
             segments=segments,
             timeline=timeline,
-            planning=planning,
+            host=host,
             overhang=overhang(
                 timeline,
                 np.stack([one.dispatch for one in exchanges]),
@@ -121,11 +131,12 @@ class StepRunner:
         )
 
     def _segments(
-        self, planning: Array, experts: list[ExpertCosts], exchanges: list[ExchangeCosts]
+        self, host: Mapping[str, Array], experts: list[ExpertCosts], exchanges: list[ExchangeCosts]
     ) -> Segments:
         """Lay out the work of all micro-batches."""
         before = np.stack([batch.own.before for batch in self.batches])
-        before[:, :-1] += planning[:, :, np.newaxis]
+        for cause in HOST_CAUSES:
+            before[:, :-1] += host[cause][:, :, np.newaxis]
         return Segments(
             before=before,
             shared=np.stack([batch.own.shared for batch in self.batches]),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moesim.causes import CAUSES
+from moesim.engine.host import HOST_CAUSES
 from moesim.engine.memory import STAGES, Moment
 from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH
 from moesim.engine.recording import Recording
@@ -147,8 +148,9 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
             stage, who = order.stages[index], int(pace["device"][index])
             chain += [(row, cause, who, seconds[who]) for row, cause, seconds in pieces[index]]
             if stage.part == "before" and stage.layer < rows.size:
-                planned = pace["planning"][stage.batch, stage.layer]
-                chain.append((rows[stage.layer], "planning", who, planned))
+                for cause in HOST_CAUSES:
+                    spent = float(pace["host"][cause][stage.batch, stage.layer])
+                    chain.append((int(rows[stage.layer]), cause, who, spent))
             elif stage.part == "experts":
                 chain.append((rows[stage.layer], "experts", who, pace["experts"][index]))
         for exchange, seconds in zip(order.collectives, pace["exchange"], strict=True):
@@ -163,7 +165,7 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["step", "layer", "cause", "device", "seconds"])
 
 
-_CHAIN = (*BEFORE_DISPATCH, "planning", "experts", AFTER_COMBINE, "dispatch", "weight_move", "combine")
+_CHAIN = (*BEFORE_DISPATCH, *HOST_CAUSES, "experts", AFTER_COMBINE, "dispatch", "weight_move", "combine")
 _MOE_COLUMNS = {
     "imbalance": np.nan,
     "straggler": -1,

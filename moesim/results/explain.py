@@ -21,6 +21,7 @@ SAID = {
     "dense": "dense layers",
     "gate": "gating",
     "permute": "permutation",
+    "launch": "launching",
     "planning": "planning",
     "dispatch": "dispatch",
     "weight_move": "exposed weight moves",

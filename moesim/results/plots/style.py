@@ -29,6 +29,7 @@ CAUSE_COLOURS: Final = {
     "dense": "#5fa2ce",
     "gate": "#c7e0a4",
     "permute": "#8fbf6a",
+    "launch": "#c9a8de",
     "planning": "#8a63a8",
     "dispatch": "#f0a202",
     "weight_move": "#c2185b",
