@@ -135,6 +135,19 @@ def test_a_step_takes_no_less_than_its_busiest_device_and_its_network(overlap: A
     assert exposed <= layers["dispatch_busy_s"].sum() + layers["combine_busy_s"].sum()
 
 
+def test_without_overlap_moments_are_those_of_a_plain_chain_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    before, experts, exchange = rng.random((1, 6, 7)), rng.random((1, 5, 7)), rng.random((1, 2, 5))
+    time = alternate(Segments(before, np.zeros((1, 5, 7)), experts, exchange), "none")
+    longest = [before[0, :-1].max(axis=1), exchange[0, 0], experts[0].max(axis=1), exchange[0, 1]]
+    chain = np.cumsum(np.stack(longest, axis=1).ravel()).reshape(5, 4)
+    assert time.done.tolist() == chain[:, [1, 3]].ravel().tolist()
+    assert time.ready.tolist() == time.begun.tolist() == chain[:, [0, 2]].ravel().tolist()
+    assert time.finished.tolist() == (chain[-1, -1] + before[0, -1]).tolist()
+    gaps = idle(time, np.zeros((1, 5)))
+    assert gaps.exposed.tolist() == gaps.busy.tolist() == (chain[:, [1, 3]] - chain[:, [0, 2]]).T.tolist()
+
+
 def test_nothing_is_hidden_without_overlap() -> None:
     layers = run().layers
     total = layers["dispatch_s"] + layers["weight_move_s"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moesim.causes import CAUSES
 from moesim.engine.exposure import Idle, idle, last, pace
 from moesim.engine.host import HOST_CAUSES
-from moesim.engine.overlap import Schedule
+from moesim.engine.overlap import Schedule, schedule
 from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH
 from moesim.engine.own_work import OwnWork
 from moesim.engine.setup import Setup
@@ -41,7 +41,7 @@ class Recording:
 
     setup: Setup
     own: list[OwnWork]
-    schedule: Schedule
+    schedule: Schedule = field(init=False)
     steps: list[dict[str, float]] = field(default_factory=list)
     breakdown: list[Array] = field(default_factory=list)
     layer_columns: list[Columns] = field(default_factory=list)
@@ -50,6 +50,10 @@ class Recording:
     span_records: list[StepRecord] = field(default_factory=list)
     link_bytes: Array | None = None
     memory: MemoryLedger | None = None
+
+    def __post_init__(self) -> None:
+        """Look up the order."""
+        self.schedule = schedule(self.setup.overlap, len(self.setup.moe_rows))
 
     def add(self, record: StepRecord) -> None:
         """Take one step in."""

@@ -29,7 +29,7 @@ def run(setup: Setup, progress: Progress | None = None) -> Recording:
         InputError: the pieces of the setup do not fit together.
     """
     runner = StepRunner(setup)
-    recording = Recording(setup, [batch.own for batch in runner.batches], runner.schedule)
+    recording = Recording(setup, runner.own)
     for step in range(setup.workload.steps):
         try:
             record = runner.run(step)

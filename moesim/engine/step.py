@@ -18,6 +18,7 @@ from moesim.engine.host import HOST_CAUSES, launch_waits
 from moesim.engine.memory import MemoryModel
 from moesim.engine.micro_batches import joined_exchange, joined_experts, joined_plans, micro_batches, split
 from moesim.engine.overlap import schedule
+from moesim.engine.own_work import OwnWork
 from moesim.engine.setup import Setup, blamed
 from moesim.engine.timeline import Segments, Timeline, lock_step
 from moesim.errors import InputError
@@ -67,7 +68,7 @@ class StepRunner:
         self.setup = setup
         self.batches = micro_batches(setup)
         self.schedule = schedule(setup.overlap, len(setup.moe_rows))
-        self.bound = BoundPricer(setup, [batch.own.costs for batch in self.batches])
+        self.bound = BoundPricer(setup, [own.costs for own in self.own])
         self.memory = MemoryModel(setup)
         self.now = 0.0
         dispatch = setup.policy.dispatch
@@ -75,6 +76,11 @@ class StepRunner:
         if not 0 <= self.planning < math.inf:
             message = f"dispatch policy '{dispatch.name}' plans for {self.planning} seconds"
             raise InputError(message, hint="planning_seconds must return a number from 0 up")
+
+    @property
+    def own(self) -> list[OwnWork]:
+        """What devices do by themselves in each micro-batch."""
+        return [batch.own for batch in self.batches]
 
     def run(self, step: int) -> StepRecord:
         """Plan, price and run one step.
