@@ -20,7 +20,7 @@ the measurement. No row is scored with constants that have seen it:
 
 * `leave_model_out`: constants of a device, number format and kernel family come from all other models;
 * `leave_device_out`: constants come from all other devices, as shares of their datasheets' rates
-  (collectives: from devices behind links of the same kind and rate first, as latencies go with the generation);
+  (collectives: from devices behind links of the same kind and rate first; latencies go with generations);
 * `leave_points_out` (source `measured`): every other number of tokens (rows of a GEMM, bytes of a collective)
   is dropped from the tables, and read off those that stay as a run with measured prices reads them.
 

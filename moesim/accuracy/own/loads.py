@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
@@ -70,6 +71,6 @@ def own_counts(rows: pd.DataFrame, kernel: GroupedKernel) -> GroupCounts:
         tokens = np.array([float(row["tokens"])])
         parts.append(([place], count_groups(groups, kernel, top_k=int(row["topk"]), tokens=tokens)))
     order = np.argsort(np.concatenate([places for places, _ in parts]), kind="stable")
-    names = ("rows", "active", "blocks", "height", "pairs", "all_blocks", "tokens")
+    names = [field.name for field in fields(GroupCounts)]
     joined = {name: np.concatenate([getattr(counts, name) for _, counts in parts]) for name in names}
     return GroupCounts(**{name: values[order] for name, values in joined.items()})
