@@ -1,4 +1,4 @@
-"""Write docs/accuracy.md: all errors of all families on all measured devices.
+"""Write docs/accuracy.md, all errors of all families on all measured devices, and a table in cost-models.md.
 
 Run: python benchmarks/accuracy_page.py [--family NAME]   (needs the extra ``measured``; takes minutes)
 """
@@ -6,15 +6,19 @@ Run: python benchmarks/accuracy_page.py [--family NAME]   (needs the extra ``mea
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import pandas as pd
 
 from moesim.accuracy import accuracy
-from moesim.accuracy.moe_effects import eplb_gain, skew, straggler
-from moesim.accuracy.page import markdown, ratios
+from moesim.accuracy.moe_effects import eplb_gain, pooled, skew, straggler
+from moesim.accuracy.page import by_software, families_by_device, markdown, ratios
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
+MODELS = PAGE.with_name("cost-models.md")
+BEGIN = "<!-- errors: written by benchmarks/accuracy_page.py -->"
+END = "<!-- end of errors -->"
 KERNELS = (("bf16", "vllm/triton"), ("fp8_block", "sglang/triton"), ("fp8_block", "vllm/cutlass"))
 
 
@@ -39,7 +43,9 @@ def stragglers() -> str:
 def sections() -> list[str]:
     """Return the sections on ratios."""
     by_tokens = skew("H200-SXM", "bf16", "vllm/triton")
+    devices = ("H100-SXM", "H200-SXM", "B200-SXM", "A100-SXM-80GB", "L40S", "RTX-PRO-6000")
     return [
+        by_software({name: (pooled(name), pooled(name, everything=True)) for name in devices}),
         stragglers(),
         ratios(
             "The sign of skew: power law 1.2 over balanced without EP, H200, bf16",
@@ -60,7 +66,12 @@ def main() -> None:
     parser.add_argument("--family")
     family = parser.parse_args().family
     extra = sections() if family in (None, "moe") else []
-    PAGE.write_text(markdown(accuracy(family=family), extra), encoding="utf-8")
+    report = accuracy(family=family, workers=os.cpu_count() or 1)
+    PAGE.write_text(markdown(report, extra), encoding="utf-8")
+    if family is None:
+        text = MODELS.read_text(encoding="utf-8")
+        before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+        MODELS.write_text(f"{before}{BEGIN}\n\n{families_by_device(report)}\n\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

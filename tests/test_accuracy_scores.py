@@ -51,6 +51,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
     family = Toy()
     monkeypatch.setattr(run, "family_named", lambda name: family)
     monkeypatch.setattr(run, "families", lambda: {"gemm": family})
+    monkeypatch.setattr(run, "step_points", lambda device: [])
     monkeypatch.setattr(run, "measured_devices", lambda: ("H100-SXM", "H200-SXM", "L40S"))
     monkeypatch.setattr(tables, "measured_devices", lambda: ("H100-SXM", "H200-SXM", "L40S"))
     return family
@@ -63,6 +64,10 @@ def test_a_perfect_model_scores_zero_under_every_protocol(toy: Toy) -> None:
     assert report.rows["max_ape"].max() < 1e-9
     assert toy.seen == 2 * (4 + 1)
     assert len(report.worst) == len(report.rows) * 3
+
+
+def test_several_processes_score_what_one_does(toy: Toy) -> None:
+    pd.testing.assert_frame_equal(run.accuracy(workers=2).points, run.accuracy().points)
 
 
 def test_json_has_the_promised_keys(toy: Toy) -> None:

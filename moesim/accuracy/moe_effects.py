@@ -6,11 +6,12 @@ its scale. Constants never come from the rows of the model whose ratio is predic
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from moesim.accuracy.moe import MoeFamily
-from moesim.measured.moe_tables import moe_rows
-from moesim.measured.rows import Measured
+from moesim.measured.moe_tables import all_moe_rows, moe_rows, set_aside
+from moesim.measured.rows import GROUP, Measured, thin_curves
 
 _PAIRED = ["shape", "hidden", "intermediate", "slots", "tp", "ep", "tokens"]
 
@@ -20,6 +21,33 @@ def predicted_unseen(rows: Measured) -> Measured:
     known = rows.reset_index(drop=True)
     known = known.assign(predicted=MoeFamily().unseen(known))
     return known[known["predicted"].notna()]
+
+
+def pooled(device: str, *, everything: bool = False) -> pd.DataFrame:
+    """Return errors with models left out, by software and over all of them.
+
+    Args:
+        device: catalogue name.
+        everything: score the contradicted timings too, which then also take part in the fits.
+
+    Returns:
+        By software: count, median and p90 of absolute relative errors.
+    """
+    rows = all_moe_rows(device)
+    if len(rows):
+        aside = set_aside(rows)
+        rows = rows[~aside["dealt"] & (everything | ~aside["contradicted"])]
+    family = MoeFamily()
+    parts = []
+    for _, whole in rows.groupby(list(GROUP), sort=True, observed=True) if len(rows) else ():
+        group = thin_curves(whole.reset_index(drop=True), family.fit_rows, family.curve)
+        errors = np.abs(family.unseen(group) / group["seconds"].to_numpy() - 1.0)
+        software = group["backend"].astype(str).str.partition("/")[0]
+        parts.append(pd.DataFrame({"software": software, "error": errors}).dropna())
+    found = pd.concat(parts, ignore_index=True)
+    found = pd.concat([found, found.assign(software="all")], ignore_index=True)
+    by = found.groupby("software")["error"]
+    return pd.DataFrame({"count": by.size(), "median": by.median(), "p90": by.quantile(0.9)})
 
 
 def load_ratios(rows: Measured, upper: str, lower: str) -> pd.DataFrame:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +16,12 @@ from moesim.accuracy.families import Family, families, family_named
 from moesim.accuracy.own.score import committed_files, own_points
 from moesim.accuracy.protocols import Array, leave_device_out, leave_model_out, read_off_neighbours
 from moesim.accuracy.score import POINT_COLUMNS, points, summarise, worst_cases
+from moesim.accuracy.whole_steps import NAME, step_points
 from moesim.errors import InputError
+from moesim.hardware.catalogue import catalogue_entry
+from moesim.measured.moe_tables import set_aside_notes
 from moesim.measured.rows import GROUP, Measured, thin, thin_curves
-from moesim.measured.tables import check_device, measured_devices
+from moesim.measured.tables import check_device, installed, measured_devices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,10 +41,12 @@ class AccuracyReport:
             mean_ape, p90_ape and max_ape (fractions).
         points: one row per scored measurement: measured_s, predicted_s, error (predicted over measured
             minus 1) and the case's name.
+        notes: timings that no row counts, and why.
     """
 
     rows: pd.DataFrame
     points: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def worst(self) -> pd.DataFrame:
@@ -58,6 +65,7 @@ def accuracy(
     family: str | None = None,
     progress: Progress | None = None,
     timings: Sequence[str | Path] = (),
+    workers: int = 1,
 ) -> AccuracyReport:
     """Predict measured timings that the models' constants have not seen, and sum up the errors.
 
@@ -66,28 +74,49 @@ def accuracy(
         family: one family; all by default.
         progress: called with (families and devices done, in all).
         timings: files of own timings that take part beside those of the repository.
+        workers: processes that share the work, where the system can split this one.
 
     Raises:
         InputError: there is no such device or family, a file of own timings cannot be used, or the tables
             are not installed (or lack the device) and there are no own timings either.
     """
-    chosen = [family_named(family)] if family is not None else list(families().values())
-    scored = own_points([*timings, *committed_files()], device, family)
+    own = own_points([*timings, *committed_files()], device, family)
+    steps: list[pd.DataFrame] = []
+    chosen: list[Family] = []
+    if family in (None, NAME):
+        known = catalogue_entry(device).device.name if device is not None else None
+        steps = [part for part in step_points(known) if len(part)]
+    if family != NAME:
+        chosen = [family_named(family)] if family is not None else list(families().values())
     try:
         devices = (check_device(device),) if device is not None else measured_devices()
     except InputError:
-        if not scored:
+        if not own and not (steps and (family == NAME or installed())):
             raise
         devices = ()
-    done, total = 0, len(devices) * len(chosen)
-    for one in chosen:
-        for name in devices:
-            scored.extend(part for part in score_device(one, name) if len(part))
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    scored = [*own, *steps]
+    tasks = [(one, name) for one in chosen for name in devices]
+    for done, parts in enumerate(_scored(tasks, workers), 1):
+        scored.extend(parts)
+        if progress is not None:
+            progress(done, len(tasks))
     together = pd.concat(scored, ignore_index=True) if scored else pd.DataFrame(columns=list(POINT_COLUMNS))
-    return AccuracyReport(rows=summarise(together), points=together)
+    notes = [note for one, name in tasks if one.name == "moe" for note in set_aside_notes(name)]
+    return AccuracyReport(rows=summarise(together), points=together, notes=tuple(notes))
+
+
+def _scored(tasks: Sequence[tuple[Family, str]], workers: int) -> Iterator[list[pd.DataFrame]]:
+    """Yield the points of each family and device, in order."""
+    if min(workers, len(tasks)) < 2 or "fork" not in get_all_start_methods():
+        yield from map(_points_of, tasks)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        yield from pool.map(_points_of, tasks)
+
+
+def _points_of(task: tuple[Family, str]) -> list[pd.DataFrame]:
+    """Return what there is of one family on one device."""
+    return [part for part in score_device(*task) if len(part)]
 
 
 def score_device(family: Family, device: str) -> Iterator[pd.DataFrame]:

@@ -34,6 +34,8 @@ def accuracy(
     device: str | None, family: str | None, timings: tuple[Path, ...], out: Path | None, as_json: bool
 ) -> None:
     """Compare the cost models with published measurements that their constants have not seen."""
+    import os
+
     from moesim.accuracy import accuracy as run
 
     with progress_bar() as report:
@@ -42,14 +44,17 @@ def accuracy(
             family,
             progress=lambda done, total: report("predicting", done, total),
             timings=timings,
+            workers=os.cpu_count() or 1,
         )
     if out is not None:
         _write(result, out)
     if as_json:
-        print_json({"rows": result.rows.to_dict("records")})
+        print_json({"rows": result.rows.to_dict("records"), "notes": list(result.notes)})
         return
     print_rich(_table(result.rows))
     print_rich(_worst(result.worst))
+    for note in result.notes:
+        print_rich(note)
 
 
 def _write(result: AccuracyReport, out: Path) -> None:

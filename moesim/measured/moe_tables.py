@@ -135,6 +135,24 @@ def set_aside(rows: pd.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
     return {"dealt": dealt, "contradicted": ~dealt & (slower | (share[line] >= BROKEN))}
 
 
+ASIDE: Final = {
+    "dealt": "balanced load of DeepSeek-V3, whose grouped top-k turns half of the dealt pairs away",
+    "contradicted": "slower than twice the time of a call in the same table with more to do, or so its curve",
+}
+"""Why timings are set aside."""
+
+
+def set_aside_notes(device: str) -> list[str]:
+    """Say how many timings of a device are set aside, and why."""
+    rows = all_moe_rows(device)
+    counts = {reason: int(aside.sum()) for reason, aside in set_aside(rows).items()} if len(rows) else {}
+    return [
+        f"{device}, moe: {count} of {len(rows)} timings set aside: {ASIDE[reason]}"
+        for reason, count in counts.items()
+        if count
+    ]
+
+
 def _tuned(rows: pd.DataFrame, device: str) -> list[str]:
     """Name the kernels that SGLang starts with a tuned configuration apart from those without one."""
     names = list(rows["backend"])
