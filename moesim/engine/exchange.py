@@ -15,6 +15,7 @@ import numpy.typing as npt
 from moesim.engine.reach import group_spared
 from moesim.engine.sends import once_per_device, once_per_node
 from moesim.engine.setup import Setup
+from moesim.errors import InputError
 from moesim.hardware.collectives import CollectiveCost
 from moesim.hardware.exchanges import Exchange, Messages
 from moesim.hardware.traffic import Traffic
@@ -81,7 +82,9 @@ class ExchangePricer:
         if len(plan.moves):
             weights = self._weights(plan.moves)
             moved_in = weights.inbound - weights.local
-            joint = self.exchange.joint(out, legs, weights)
+            joint = self.exchange.joint(out, legs, weights) if moved_in.any() else out
+            joint, fetched = self._fetching(joint, plan.moves)
+            moved_in = moved_in + fetched
         return ExchangeCosts(
             dispatch=out.seconds,
             weight_move=np.where(moved_in.any(axis=1), joint.seconds - out.seconds, 0.0),
@@ -156,6 +159,44 @@ class ExchangePricer:
     def _weights(self, moves: WeightMoves) -> Traffic:
         """Return the bytes of weights that go from device to device."""
         amounts = np.zeros((self.layers, self.devices, self.devices))
-        size = self.expert_bytes[moves.layer, moves.expert]
-        np.add.at(amounts, (moves.layer, moves.source, moves.target), size)
+        sent = moves.source >= 0
+        layer, target = moves.layer[sent], moves.target[sent]
+        size = self.expert_bytes[layer, moves.expert[sent]]
+        np.add.at(amounts, (layer, moves.source[sent], target), size)
         return Traffic.of_pairs(amounts)
+
+    def _fetching(self, joint: CollectiveCost, moves: WeightMoves) -> tuple[CollectiveCost, Array]:
+        """Let a dispatch wait for weights from the host's memory, loaded beside it.
+
+        Devices behind one switch, and all of a host, share the way.
+
+        Returns:
+            The cost, and the bytes that each device loads [MoE layers, devices].
+        """
+        loaded = np.zeros((self.layers, self.devices))
+        mine = moves.source < 0
+        if not mine.any():
+            return joint, loaded
+        host = self.cluster.shape.host
+        if host is None:
+            message = f"the policy fetches experts from the host, and cluster '{self.cluster.name}' has none"
+            raise InputError(message, hint="describe 'host' in the cluster")
+        size = self.expert_bytes[moves.layer[mine], moves.expert[mine]]
+        np.add.at(loaded, (moves.layer[mine], moves.target[mine]), size)
+        seconds = np.zeros(self.layers)
+        for group, rate in ((host.devices_per_switch, host.link.usable), (host.devices_per_host, self.dram)):
+            starts = np.arange(0, self.devices, max(1, group))
+            seconds = np.maximum(seconds, np.add.reduceat(loaded, starts, axis=1).max(axis=1) / rate)
+        copies = np.zeros((self.layers, self.devices))
+        np.add.at(copies, (moves.layer[mine], moves.target[mine]), 1.0)
+        fixed = copies.max(axis=1) * host.link.start + np.minimum(copies.max(axis=1), 1.0) * host.link.latency
+        longer = np.maximum(seconds + fixed - joint.seconds, 0.0)
+        return CollectiveCost(joint.seconds + longer, joint.link_bytes, joint.latency + longer), loaded
+
+    @property
+    def dram(self) -> float:
+        """Rate at which the devices of one host load from its memory together (bytes/s)."""
+        host = self.cluster.shape.host
+        assert host is not None
+        per_node = max(len(row) for row in self.cluster.shape.nodes)
+        return host.memory.usable * min(1.0, host.devices_per_host / per_node)

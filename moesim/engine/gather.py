@@ -48,6 +48,8 @@ class GatherPricer(ExchangePricer):
             drain = self.network.drain(links)
             seconds = np.maximum(moving.seconds, drain)
             joint = CollectiveCost(seconds, links, seconds - drain)
+            joint, fetched = self._fetching(joint, plan.moves)
+            moved_in = moved_in + fetched
         received = np.broadcast_to(self.gathered * self.dispatch_bytes, moved_in.shape)
         return ExchangeCosts(
             dispatch=self.out.seconds,

@@ -77,7 +77,7 @@ class Parallelism:
             moves=WeightMoves(
                 layer=np.repeat(moves.layer, parts),
                 expert=np.repeat(moves.expert, parts),
-                source=_members(moves.source, parts),
+                source=np.where(np.repeat(moves.source, parts) < 0, -1, _members(moves.source, parts)),
                 target=_members(moves.target, parts),
             ),
             dropped=plan.dropped,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from moesim.engine.overlap import Overlap
 from moesim.engine.parallel import Parallelism
+from moesim.engine.view import cluster_view
 from moesim.errors import InputError, MoesimError, PolicyError
 from moesim.hardware.analytic import AnalyticCosts
 from moesim.hardware.calibrations import Calibrations
@@ -219,22 +220,7 @@ class Setup:
     @cached_property
     def view(self) -> ClusterView:
         """What the policies may know; they think in expert-parallel ranks."""
-        layers = len(self.model.moe_layers)
-        spare = min(device.memory.capacity for device in self.cluster.devices) - self.model.resident_bytes
-        parts = self.parallel.expert_tp
-        ranks = self.cluster.size // parts
-        held = self.model.expert_bytes * layers * self.model.experts / ranks
-        free = int(max(0.0, spare - held) // max(1, self.model.expert_bytes * layers))
-        return ClusterView(
-            devices=ranks,
-            node_of=self.cluster.node_of[::parts],
-            experts=self.model.experts,
-            top_k=self.model.top_k,
-            expert_bytes=self.model.expert_bytes,
-            token_bytes=self.model.token_bytes,
-            expert_groups=max(1, self.model.n_group),
-            free_expert_slots=free,
-        )
+        return cluster_view(self)
 
     @cached_property
     def rank_placement(self) -> Placement:

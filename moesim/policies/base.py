@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from moesim.policies.past import Past
 from moesim.policies.plan import DispatchPlan, Placement
 from moesim.routing.load import Load
 
@@ -37,6 +38,16 @@ class ClusterView:
         token_bytes: bytes of one token copy on the wire, one way.
         expert_groups: routing groups of the model (1 where it has none).
         free_expert_slots: experts of one layer that a device's memory can hold beyond its share.
+        past: what is known of the past besides copies per expert; None where there is none.
+        speed: arithmetic of each device relative to the fastest, [devices]; None: all alike.
+        flops: arithmetic of the fastest device in the experts' format (FLOP/s).
+        expert_flops: arithmetic of one token copy (FLOP).
+        memory_bandwidth: of a device's own memory (bytes/s).
+        inside_bandwidth: what a device sends inside its node (bytes/s).
+        between_bandwidth: what a device sends between nodes (bytes/s); 0 on one node.
+        host_bandwidth: what a device loads from its host's memory (bytes/s); 0 without a host.
+        hidden: width of a token.
+        intermediate: width of an expert.
     """
 
     devices: int
@@ -47,6 +58,16 @@ class ClusterView:
     token_bytes: int
     expert_groups: int = 1
     free_expert_slots: int = 1 << 30
+    past: Past | None = None
+    speed: npt.NDArray[np.float64] | None = None
+    flops: float = 1e15
+    expert_flops: float = 1e8
+    memory_bandwidth: float = 1e12
+    inside_bandwidth: float = 1e11
+    between_bandwidth: float = 0.0
+    host_bandwidth: float = 0.0
+    hidden: int = 0
+    intermediate: int = 0
 
     @property
     def nodes(self) -> int:

@@ -102,7 +102,7 @@ class WeightMoves:
     Attributes:
         layer: MoE layer, int64 [rows].
         expert: logical expert, int64 [rows].
-        source: device that sends the weights, int64 [rows].
+        source: device that sends the weights, or -1 for the memory of the target's host, int64 [rows].
         target: device that receives them, int64 [rows].
     """
 
@@ -127,6 +127,8 @@ class DispatchPlan:
         planned: whether a plan had to be computed for the layer, bool [layers]; the policy's planning
             time is charged where true.
         dropped: copies that no device computes, int64 [layers]; zero for exact policies.
+        changed: tokens that get another output than the model's own (dropped or rerouted copies),
+            int64 [layers]; zero for exact policies.
     """
 
     assignments: Assignments
@@ -134,3 +136,4 @@ class DispatchPlan:
     planned: npt.NDArray[np.bool_]
     moves: WeightMoves = field(default_factory=WeightMoves)
     dropped: IntArray | None = None
+    changed: IntArray | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from moesim.errors import InputError
@@ -70,6 +72,17 @@ class CountsReplay:
         for row in range(self._window.past):
             total += self._counts[row, : self._used]
         return total
+
+    def past_parts(self, count: int) -> list[IntArray]:
+        """Return the past in parts, int64 [used layers, experts] each."""
+        edges = np.linspace(0, self._window.past, count + 1).astype(np.int64)
+        return [
+            np.asarray(self._counts[low:high, : self._used], dtype=np.int64).sum(axis=0)
+            for low, high in pairwise(edges)
+        ]
+
+    def past_ids(self) -> None:
+        """Return nothing: totals do not tell tokens apart."""
 
     def steps_available(self, tokens_per_step: int) -> int:
         """Return the recorded steps of the evaluation part, whatever the tokens of a step."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError
+from moesim.routing.affinity import Affinity
 from moesim.routing.load import Load
 
 IntArray = npt.NDArray[np.int64]
@@ -47,6 +48,14 @@ class RoutingSource(Protocol):
 
     def profile(self) -> IntArray:
         """Return copies per expert in the past that placement may look at, int64 [layers, experts]."""
+        ...
+
+    def windows(self, count: int) -> IntArray:
+        """Return the past in ``count`` equal parts, in order, int64 [count, layers, experts]."""
+        ...
+
+    def affinity(self) -> Affinity:
+        """Return which experts shared tokens in the past."""
         ...
 
     def steps_available(self, tokens_per_step: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from moesim.routing.trace_window import select_tokens, split_window
 ASSIGNMENTS = ("contiguous", "interleaved")
 
 _ROWS = 1 << 13  # tokens read at once
+_PAIRED = 1 << 16  # tokens of the past that are looked at pair by pair
 _DEALT = 256  # tokens per device read at once when they are dealt
 
 
@@ -60,6 +62,21 @@ class TokenReplay:
         for part in row_blocks(self._window.past, _ROWS):
             total += self._count(part)
         return total
+
+    def past_parts(self, count: int) -> list[IntArray]:
+        """Return the past in parts, int64 [used layers, ids] each."""
+        edges = np.linspace(0, self._window.past, count + 1).astype(np.int64).tolist()
+        parts = []
+        for low, high in pairwise(edges):
+            total = np.zeros(self._counter.shape, dtype=np.int64)
+            for part in row_blocks(high - low, _ROWS):
+                total += self._count(slice(low + part.start, low + part.stop))
+            parts.append(total)
+        return parts
+
+    def past_ids(self) -> IntArray:
+        """Return the ids of the past's tokens, of many the first ones, int64 [tokens, used layers, top-k]."""
+        return self._read(slice(0, min(self._window.past, _PAIRED))).astype(np.int64)
 
     def steps_available(self, tokens_per_step: int) -> int:
         """Return how many whole steps the evaluation part holds."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError
+from moesim.routing.affinity import Affinity
 from moesim.routing.counting import IntArray, to_logical
 from moesim.routing.counts_replay import CountsReplay
 from moesim.routing.load import Load
@@ -76,6 +77,21 @@ class TraceSource:
             counts.flags.writeable = False
             self._profile = counts
         return self._profile
+
+    def windows(self, count: int) -> IntArray:
+        """Return the past in ``count`` parts of about equal length, int64 [count, layers, experts]."""
+        return np.stack([self._finish(part) for part in self._replay.past_parts(count)])
+
+    def affinity(self) -> Affinity:
+        """Return which experts shared tokens in the past; independent choices where only totals are known."""
+        ids = self._replay.past_ids()
+        if ids is None or not len(ids):
+            return Affinity.independent(self.profile(), self.top_k)
+        mapping = self.trace.physical_to_logical
+        if mapping is not None:
+            layers = np.arange(self._used)[np.newaxis, :, np.newaxis]
+            ids = np.asarray(mapping, dtype=np.int64)[layers, ids]
+        return Affinity.of_tokens(ids, self.experts).cycled(np.asarray(self._columns, dtype=np.int64))
 
     def steps_available(self, tokens_per_step: int) -> int | None:
         """Return how many whole steps pass before the trace starts again; None for empty steps."""

@@ -37,7 +37,9 @@ def _check_shape(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPlan)
             require(array.dtype == np.int64, policy, name, f"{where} is {array.dtype}, not int64")
             require(array.shape == arrays["layer"].shape, policy, name, f"{where} has another length")
             bound = sizes.get(column, math.inf)
-            fits = bool(np.all((array >= 0) & (array < bound)))
+            # Weights may come from a host's memory, where the machine has one.
+            least = -1 if column == "source" and case.view.host_bandwidth > 0 else 0
+            fits = bool(np.all((array >= least) & (array < bound)))
             require(fits, policy, name, f"{where} has a value outside 0..{bound - 1}")
         key = [column for column in columns if column not in ("copies", "source")]
         rows = np.stack([arrays[column] for column in key], axis=1)
@@ -82,7 +84,7 @@ def _check_weights(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPla
     holds = np.zeros((load.layers, load.devices, load.experts), dtype=bool)
     layer, device, slot = np.nonzero(case.placement.slots >= 0)
     holds[layer, device, case.placement.slots[layer, device, slot]] = True
-    sender = holds[moves.layer, moves.source, moves.expert]
+    sender = holds[moves.layer, moves.source, moves.expert] | (moves.source < 0)
     require(bool(sender.all()), policy, name, "weights are sent by a device that does not hold them")
     own = bool((moves.source == moves.target).any())
     require(not own, policy, name, "weights are sent from a device to itself")

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 import numpy as np
 
 from moesim.errors import InputError
+from moesim.routing.affinity import Affinity
 from moesim.routing.generators.parameters import GeneratorParameters
 from moesim.routing.load import IntArray, Load
 from moesim.routing.source import check_tokens
@@ -105,6 +106,19 @@ class Generator(ABC):
         seen the popularity of the experts but not the batches it is judged on.
         """
         return np.asarray(self._counts(None, self._profile_tokens)[:, 0, :], dtype=np.int64)
+
+    def windows(self, count: int) -> IntArray:
+        """Return ``count`` parts of a past like the profiling window, int64 [count, layers, experts].
+
+        Each is drawn like a step, apart from all steps and from the profiling window itself.
+        """
+        tokens = np.maximum(self._profile_tokens // count, 1)
+        parts = [np.asarray(self._counts(-1 - part, tokens)[:, 0, :]) for part in range(count)]
+        return np.stack(parts).astype(np.int64)
+
+    def affinity(self) -> Affinity:
+        """Return expected pairs: what a token chooses in one layer says nothing about its other choices."""
+        return Affinity.independent(self.profile(), self.top_k)
 
     def steps_available(self, tokens_per_step: int) -> int | None:
         """Return None: a generator never runs out of steps."""
