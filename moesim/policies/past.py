@@ -22,8 +22,8 @@ class Past:
     Attributes:
         windows_of: returns copies per expert of so many equal parts of the past, in order, int64 [parts,
             layers, experts].
-        pairs_of: returns tokens that used both experts of a layer [layers, experts, experts], and triples from
-            an expert to one of the next MoE layer [layers - 1, experts, experts].
+        pairs_of: returns tokens that used both experts of a layer [layers, experts, experts], and triples
+            from an expert to one of the next MoE layer [layers - 1, experts, experts].
         previous: the placement that is in force, None before the first.
     """
 
