@@ -14,6 +14,7 @@ from moesim.cli.progress import progress_bar
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
+    from rich.table import Table
 
     from moesim.accuracy import AccuracyReport
 
@@ -68,18 +69,25 @@ def _write(result: AccuracyReport, out: Path) -> None:
         (out / "accuracy.png").write_bytes(render(result.plot(), "png"))
 
 
-def _table(rows: pd.DataFrame) -> RenderableType:
-    """Lay out the summary."""
+def _plain(title: str) -> Table:
     from rich.table import Table
 
-    table = Table(title="Predicted against measured (absolute percentage error)", title_justify="left")
-    for name in ("device", "family", "dtype", "software", "source", "left out"):
-        table.add_column(name)
+    return Table(
+        title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold"
+    )
+
+
+def _table(rows: pd.DataFrame) -> RenderableType:
+    """Lay out the summary."""
+    table = _plain("Predicted against measured (absolute percentage error)")
+    for name in ("device", "family", "dtype", "software", "left out"):
+        table.add_column(name, no_wrap=name != "software", overflow="fold")
     for name in ("count", "median", "mean", "p90", "worst"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows.to_dict("records"):
         table.add_row(
-            *(str(row[name]) for name in ("device", "family", "dtype", "backend", "source")),
+            *(str(row[name]) for name in ("device", "family", "dtype", "backend")),
+            # Points are left out of tables (source measured), the others of fits (source analytic).
             str(row["protocol"]).removeprefix("leave_").removesuffix("_out"),
             str(row["count"]),
             *(f"{row[name]:.1%}" for name in ("median_ape", "mean_ape", "p90_ape", "max_ape")),
@@ -89,13 +97,11 @@ def _table(rows: pd.DataFrame) -> RenderableType:
 
 def _worst(worst: pd.DataFrame) -> RenderableType:
     """Lay out the worst analytic predictions of the whole run."""
-    from rich.table import Table
-
-    table = Table(title="Furthest off", title_justify="left")
+    table = _plain("Furthest off")
     for name in ("device", "dtype", "software", "case"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "device", overflow="fold")
     for name in ("measured", "predicted", "error"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     order = worst["error"].abs().sort_values(ascending=False).index[:10]
     for row in worst.loc[order].to_dict("records"):
         table.add_row(
