@@ -125,7 +125,7 @@ def scenario(seed: int) -> Mapping:
         "seed": seed,
     }
     described["overlap"] = rng.choice(
-        ["none", "two_batch", {"kind": "two_batch", "slowdown": 1.0}, "shared_experts"]
+        ["none", "two_batch", {"kind": "two_batch", "slowdown": 1.0}, "pipeline", "shared_experts"]
     )
     if described["kernels"] == "deepep":
         described["kernels"] = {"base": "deepep", "exchange_sms": 1}

@@ -46,7 +46,7 @@ def segments(before: Any, experts: Any, exchange: Any, shared: Any = None) -> Se
     beside = (
         np.zeros_like(routed) if shared is None else np.asarray(shared, dtype=np.float64)[..., np.newaxis]
     )
-    return Segments(work, beside, routed, np.asarray(exchange, dtype=np.float64))
+    return Segments(np.zeros_like(work), work, beside, routed, np.asarray(exchange, dtype=np.float64))
 
 
 def alternate(one: Segments, kind: Any = "two_batch") -> Timeline:
@@ -77,6 +77,7 @@ def test_time_that_the_network_spends_on_the_batch_ahead_is_exposed_communicatio
 
 def test_a_device_that_is_early_waits_and_then_sees_communication() -> None:
     work = Segments(
+        first=np.zeros((1, 2, 2)),
         before=np.asarray([[[1.0, 5.0], [0.0, 0.0]]]),
         shared=np.zeros((1, 1, 2)),
         experts=np.ones((1, 1, 2)),
@@ -115,14 +116,16 @@ def test_collectives_take_longer_beside_computation() -> None:
         assert slow.layers[name].sum() / quick.layers[name].sum() == pytest.approx(BESIDE_COMPUTE)
 
 
-@pytest.mark.parametrize("kind", ["two_batch", "shared_experts"])
+@pytest.mark.parametrize("kind", ["two_batch", "pipeline", "shared_experts"])
 def test_a_device_alone_gains_nothing(kind: str) -> None:
     alone = {"cluster": {"device": "H200-SXM", "devices_per_node": 1}, "kernels": "fused"}
     slower, plain = (run(one, **alone).latency_s["mean"] for one in (kind, "none"))
     assert slower >= plain * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("overlap", ["two_batch", {"kind": "two_batch", "slowdown": 1}, "shared_experts"])
+@pytest.mark.parametrize(
+    "overlap", ["two_batch", {"kind": "two_batch", "slowdown": 1}, "pipeline", "shared_experts"]
+)
 @pytest.mark.parametrize("tokens", [1, 7, 512])
 def test_a_step_takes_no_less_than_its_busiest_device_and_its_network(overlap: Any, tokens: int) -> None:
     decode = {"phase": "decode", "steps": 1, "tokens_per_device": tokens, "context": 1000}
@@ -138,7 +141,7 @@ def test_a_step_takes_no_less_than_its_busiest_device_and_its_network(overlap: A
 def test_without_overlap_moments_are_those_of_a_plain_chain_to_the_last_bit() -> None:
     rng = np.random.default_rng(0)
     before, experts, exchange = rng.random((1, 6, 7)), rng.random((1, 5, 7)), rng.random((1, 2, 5))
-    time = alternate(Segments(before, np.zeros((1, 5, 7)), experts, exchange), "none")
+    time = alternate(Segments(np.zeros_like(before), before, np.zeros((1, 5, 7)), experts, exchange), "none")
     longest = [before[0, :-1].max(axis=1), exchange[0, 0], experts[0].max(axis=1), exchange[0, 1]]
     chain = np.cumsum(np.stack(longest, axis=1).ravel()).reshape(5, 4)
     assert time.done.tolist() == chain[:, [1, 3]].ravel().tolist()
@@ -155,7 +158,7 @@ def test_nothing_is_hidden_without_overlap() -> None:
     np.testing.assert_allclose(layers["combine_busy_s"], layers["combine_s"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("overlap", ["two_batch", "shared_experts"])
+@pytest.mark.parametrize("overlap", ["two_batch", "pipeline", "shared_experts"])
 def test_spans_of_a_stream_never_overlap_and_show_all_work(overlap: str) -> None:
     result = run(overlap, routing={"generator": "zipf", "exponent": 0.8}, policies=["llep"])
     spans = result.spans
@@ -255,7 +258,9 @@ def chunk(
     profile = np.asarray([[3.41, 6.18], [4.35, 6.18]])
     lasting = profile * sending / (profile.sum() * layers)
     exchange = np.broadcast_to(lasting[:, :, np.newaxis], (2, 2, layers))
-    return Schedule(tuple(stages), tuple(ways)), Segments(before, shared, experts, np.asarray(exchange))
+    return Schedule(tuple(stages), tuple(ways)), Segments(
+        np.zeros_like(before), before, shared, experts, np.asarray(exchange)
+    )
 
 
 @pytest.mark.parametrize("attention", [0.4, 0.5, 0.6])
@@ -285,3 +290,27 @@ def test_both_levels_run_any_order() -> None:
     one, other = lock_step(order, work), simulate_events(order, work, transfers)
     for name in ("starts", "ends", "ready", "begun", "done"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12)
+
+
+def test_the_pipeline_hides_every_exchange_behind_half_of_the_others_attention() -> None:
+    layers, half, moe, flight = 4, 3.0, 2.0, 2.5
+    spent = np.full((2, layers + 1, 1), half)
+    work = Segments(
+        first=spent,
+        before=spent,
+        shared=np.zeros((2, layers, 1)),
+        experts=np.full((2, layers, 1), moe),
+        exchange=np.full((2, 2, layers), flight),
+    )
+    hidden = alternate(work, "pipeline")
+    busy = 2 * ((layers + 1) * 2 * half + layers * moe)
+    assert hidden.latency == pytest.approx(busy)
+    # Whole attention blocks in a row leave the experts' exchange beside experts alone, which are too short.
+    whole = Segments(np.zeros_like(spent), 2 * spent, work.shared, work.experts, work.exchange)
+    assert alternate(whole, "two_batch").latency > busy
+
+
+def test_the_pipeline_does_the_same_work_as_two_batches() -> None:
+    two, five = run("two_batch"), run("pipeline")
+    for cause in ("attention", "dense", "gate", "permute", "experts", "unpermute"):
+        assert five.breakdown_s[cause] == pytest.approx(two.breakdown_s[cause], rel=1e-12)

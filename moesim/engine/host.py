@@ -60,7 +60,7 @@ def launch_waits(setup: Setup, own: OwnWork, experts: ExpertCosts, exchange: Exc
         return np.zeros(layers)
     each = max(device.launch_s for device in setup.cluster.devices)
     before, fused = kernels_launched(setup) * each
-    work = own.before[:-1] + own.shared
+    work = own.first[:-1] + own.before[:-1] + own.shared
     if kernels.layer_syncs or kernels.expert_syncs:
         reading = kernels.layer_syncs * max(device.host_sync_s for device in setup.cluster.devices)
         return np.asarray(np.maximum(before - np.maximum(work.max(axis=1) - reading, 0.0), 0.0))

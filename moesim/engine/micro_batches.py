@@ -46,7 +46,7 @@ class MicroBatch:
         slower = np.ones(setup.cluster.size)
         if setup.overlap.kind != "none":
             slower = stretch(setup.cluster, setup.kernels)
-        both = setup.overlap.kind == "two_batch"
+        both = setup.overlap.paired
         return cls(
             setup=setup,
             own=OwnWork.of(setup, slower),

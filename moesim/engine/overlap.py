@@ -7,6 +7,12 @@ take turns on the devices, as DeepSeek's prefill and SGLang's two-batch overlap 
 network the other computes. With both kinds of overlap the shared experts of a layer fill a gap: with
 ``shared_experts`` while tokens are on their way to the experts, with ``two_batch`` on their way back.
 
+``pipeline`` cuts attention in two as well, so that a layer of each micro-batch has five stages (two of
+attention, dispatch, experts, combine), and staggers the micro-batches by half a layer: every exchange of one
+runs beside half of the other's attention, which suits decoding, where attention outlasts all else. That
+there are five stages is published (DeepSeek's inference system, day 6 of its open-source week); the order is
+this module's.
+
 Because all devices keep to one order, collectives become ready in the order of their list.
 """
 
@@ -24,7 +30,8 @@ from moesim.hardware.cluster import Cluster
 from moesim.hardware.kernels import KernelStyle
 
 Array = npt.NDArray[np.float64]
-Kind = Literal["none", "two_batch", "shared_experts"]
+Part = Literal["first", "before", "shared", "experts"]
+Kind = Literal["none", "two_batch", "pipeline", "shared_experts"]
 
 BESIDE_COMPUTE: Final = 1.43
 """How many times as long dispatch and combine take beside another micro-batch's computation.
@@ -42,8 +49,8 @@ class Overlap:
     Attributes:
         kind: which of them.
         slowdown: how many times as long collectives take that run beside computation; None takes
-            ``BESIDE_COMPUTE`` with ``two_batch``, and 1 with ``shared_experts``, where most of a collective
-            runs by itself.
+            ``BESIDE_COMPUTE`` with two micro-batches, and 1 with ``shared_experts``, where most of a
+            collective runs by itself.
     """
 
     kind: Kind = "none"
@@ -62,12 +69,17 @@ class Overlap:
             return 1.0
         if self.slowdown is not None:
             return self.slowdown
-        return BESIDE_COMPUTE if self.kind == "two_batch" else 1.0
+        return BESIDE_COMPUTE if self.paired else 1.0
+
+    @property
+    def paired(self) -> bool:
+        """Whether two micro-batches take turns."""
+        return self.kind in ("two_batch", "pipeline")
 
     @property
     def batches(self) -> int:
         """Number of micro-batches."""
-        return 2 if self.kind == "two_batch" else 1
+        return 2 if self.paired else 1
 
     @property
     def shared_apart(self) -> bool:
@@ -82,14 +94,15 @@ class Stage:
     Attributes:
         batch: micro-batch.
         layer: MoE layer; the number of MoE layers for what follows the last of them.
-        part: ``before`` the dispatch of the layer, its ``experts``, or the ``shared`` experts.
+        part: ``before`` the dispatch of the layer, the ``first`` half of that where it is cut, its
+            ``experts``, or the ``shared`` experts.
         awaits: number of the collective that must have ended, if any.
         feeds: number of the collective that waits for it, if any.
     """
 
     batch: int
     layer: int
-    part: Literal["before", "shared", "experts"]
+    part: Part
     awaits: int | None = None
     feeds: int | None = None
 
@@ -119,32 +132,74 @@ class Schedule:
 
 def schedule(overlap: Overlap, layers: int) -> Schedule:
     """Return the order in which a step of so many MoE layers runs."""
+    lines = _Lines(layers)
+    if overlap.kind == "pipeline":
+        return _pipeline(lines)
     batches = range(overlap.batches)
-    stages: list[Stage] = []
-    collectives: list[Collective] = []
-    number: dict[Collective, int] = {}
-
-    def fed(batch: int, layer: int, way: int) -> int:
-        collective = Collective(batch, layer, way)
-        number[collective] = len(collectives)
-        collectives.append(collective)
-        return number[collective]
-
     for layer in range(layers + 1):
         for batch in batches:
             if layer and overlap.kind == "two_batch":
-                stages.append(Stage(batch, layer - 1, "shared"))
-            awaits = number[Collective(batch, layer - 1, 1)] if layer else None
-            feeds = fed(batch, layer, 0) if layer < layers else None
-            stages.append(Stage(batch, layer, "before", awaits, feeds))
+                lines.add(batch, layer - 1, "shared")
+            lines.add(batch, layer, "before", awaits=1, feeds=0)
         if layer == layers:
             break
         if overlap.kind == "shared_experts":
-            stages.append(Stage(0, layer, "shared"))
+            lines.add(0, layer, "shared")
         for batch in batches:
-            awaits = number[Collective(batch, layer, 0)]
-            stages.append(Stage(batch, layer, "experts", awaits, fed(batch, layer, 1)))
-    return Schedule(tuple(stages), tuple(collectives))
+            lines.add(batch, layer, "experts", awaits=0, feeds=1)
+    return lines.schedule()
+
+
+def _pipeline(lines: _Lines) -> Schedule:
+    """Stagger two micro-batches by half a layer."""
+    for layer in range(lines.layers + 1):
+        lines.add(0, layer, "first", awaits=1)
+        if layer:
+            lines.add(1, layer - 1, "shared")
+            lines.add(1, layer - 1, "experts", awaits=0, feeds=1)
+        lines.add(0, layer, "before", feeds=0)
+        lines.add(1, layer, "first", awaits=1)
+        if layer < lines.layers:
+            lines.add(0, layer, "shared")
+            lines.add(0, layer, "experts", awaits=0, feeds=1)
+        lines.add(1, layer, "before", feeds=0)
+    return lines.schedule()
+
+
+class _Lines:
+    """Stages and collectives of a step, line by line."""
+
+    def __init__(self, layers: int) -> None:
+        self.layers = layers
+        self.stages: list[Stage] = []
+        self.collectives: list[Collective] = []
+        self.number: dict[Collective, int] = {}
+
+    def add(
+        self, batch: int, layer: int, part: Part, awaits: int | None = None, feeds: int | None = None
+    ) -> None:
+        """Add a stage that awaits and feeds exchanges of its own micro-batch.
+
+        Args:
+            batch: micro-batch.
+            layer: MoE layer.
+            part: see ``Stage``.
+            awaits: 0 for the dispatch of the layer, 1 for the combine of the layer before, if there is one.
+            feeds: 0 for the dispatch of the layer, if there is one, 1 for its combine.
+        """
+        awaited = None
+        if awaits is not None:
+            awaited = self.number.get(Collective(batch, layer - awaits, awaits))
+        fed = None
+        if feeds is not None and layer < self.layers:
+            collective = Collective(batch, layer, feeds)
+            fed = self.number[collective] = len(self.collectives)
+            self.collectives.append(collective)
+        self.stages.append(Stage(batch, layer, part, awaited, fed))
+
+    def schedule(self) -> Schedule:
+        """Return what was added."""
+        return Schedule(tuple(self.stages), tuple(self.collectives))
 
 
 def stretch(cluster: Cluster, kernels: KernelStyle) -> Array:

@@ -24,8 +24,10 @@ class OwnWork:
         apart: whether shared experts are a stage of their own.
         shared: shared experts, where they are a stage of their own [MoE layers, devices].
         head: the LM head, where shared experts of its layer are a stage of their own [devices].
+        first: the first part of the work before dispatch, where it is cut in two [MoE layers + 1, devices].
         before: work before the dispatch of each MoE layer, and after the last combine [MoE layers + 1,
-            devices].
+            devices]; the rest of it where it is cut in two.
+        cut: whether it is.
     """
 
     costs: OwnCosts
@@ -33,7 +35,9 @@ class OwnWork:
     apart: bool
     shared: Array
     head: Array
+    first: Array
     before: Array
+    cut: bool = False
 
     @classmethod
     def of(cls, setup: Setup, stretch: Array) -> OwnWork:
@@ -45,9 +49,10 @@ class OwnWork:
         """
         costs, rows = own_costs(setup), setup.moe_rows
         shared, head = np.zeros((rows.size, setup.cluster.size)), np.zeros(setup.cluster.size)
+        none = np.zeros((rows.size + 1, setup.cluster.size))
         if not setup.overlap.shared_apart:
-            return cls(costs, rows, False, shared, head, np.vstack(costs.segments(rows)))
-        if setup.overlap.kind == "two_batch":
+            return cls(costs, rows, False, shared, head, none, np.vstack(costs.segments(rows)))
+        if setup.overlap.paired:
             causes = [cause for cause in (*BEFORE_DISPATCH, AFTER_COMBINE) if cause != "all_reduce"]
             scaled = {cause: getattr(costs, cause) * stretch for cause in causes}
             costs = replace(costs, head=costs.head * stretch, **scaled)
@@ -64,7 +69,19 @@ class OwnWork:
             dense[rows] = shared
             dense[rows[-1]] += head
             costs = replace(costs, dense=dense)
-        return cls(costs, rows, True, shared, head, before)
+        made = cls(costs, rows, True, shared, head, none, before, setup.overlap.kind == "pipeline")
+        if not made.cut:
+            return made
+        first, rest = (
+            np.stack(
+                [
+                    sum((seconds for *_, seconds in made.parts(Stage(0, layer, part))), none[layer])
+                    for layer in range(rows.size + 1)
+                ]
+            )
+            for part in ("first", "before")
+        )
+        return replace(made, first=first, before=rest)
 
     def parts(self, stage: Stage) -> list[tuple[int, str, Array]]:
         """Return the pieces of a stage other than routed experts, in order: row, cause, seconds [devices]."""
@@ -85,4 +102,9 @@ class OwnWork:
             found += [(row, cause, getattr(costs, cause)[row]) for cause in causes]
         if self.apart and stage.layer == rows.size:
             found.append((int(rows[-1]), "dense", self.head))
-        return found
+        if not self.cut:
+            return found
+        # Attention of the last layer before the dispatch is halved; what precedes it is the first part.
+        middle = max((i for i, piece in enumerate(found) if piece[1] == "attention"), default=len(found))
+        halves = [(row, cause, seconds / 2) for row, cause, seconds in found[middle : middle + 1]]
+        return [*found[:middle], *halves] if stage.part == "first" else [*halves, *found[middle + 1 :]]

@@ -122,7 +122,7 @@ class Recording:
 
     def _devices(self, record: StepRecord, gaps: Idle) -> Columns:
         experts, segments = record.experts, record.segments
-        busy = segments.before[:, :-1] + segments.shared + segments.experts
+        busy = segments.first[:, :-1] + segments.before[:, :-1] + segments.shared + segments.experts
         return {
             "copies": experts.copies,
             "experts": experts.active,

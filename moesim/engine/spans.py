@@ -78,7 +78,7 @@ def _step(recording: Recording, record: StepRecord, origin: float, columns: _Col
             cursor = origin + time.starts[index]
         for row, cause, seconds in recording.own[stage.batch].parts(stage):
             cursor = _work(columns, record.step, layers[row].index, cause, cursor, seconds)
-        if stage.layer == rows.size or stage.part == "shared":
+        if stage.layer == rows.size or stage.part in ("first", "shared"):
             continue
         layer = layers[rows[stage.layer]].index
         if stage.part == "experts":

@@ -144,6 +144,7 @@ class StepRunner:
         for cause in HOST_CAUSES:
             before[:, :-1] += host[cause][:, :, np.newaxis]
         return Segments(
+            first=np.stack([batch.own.first for batch in self.batches]),
             before=before,
             shared=np.stack([batch.own.shared for batch in self.batches]),
             experts=np.stack([one.seconds for one in experts]),

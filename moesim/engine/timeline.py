@@ -21,6 +21,8 @@ class Segments:
     """What the devices and the network do, in seconds.
 
     Attributes:
+        first: the first part of the work before dispatch, where that is cut in two [micro-batches, MoE
+            layers + 1, devices].
         before: work before the dispatch of each MoE layer, and after the last combine [micro-batches, MoE
             layers + 1, devices].
         shared: shared experts, where they are a stage of their own [micro-batches, MoE layers, devices].
@@ -28,6 +30,7 @@ class Segments:
         exchange: dispatch with the weight moves beside it, and combine [micro-batches, 2, MoE layers].
     """
 
+    first: Array
     before: Array
     shared: Array
     experts: Array

@@ -64,16 +64,17 @@ KernelChoice = Annotated[
 class OverlapSection(Section):
     """What runs beside what (see cost-models.md)."""
 
-    kind: Literal["none", "two_batch", "shared_experts"] = Field(
+    kind: Literal["none", "two_batch", "pipeline", "shared_experts"] = Field(
         "none",
         description="`none`: devices and network take turns. `two_batch`: two halves of each device's tokens "
-        "take turns, one computes while the other is on the network. `shared_experts`: shared experts run "
-        "during dispatch.",
+        "take turns, one computes while the other is on the network. `pipeline`: the same with attention cut "
+        "in two, so that each exchange runs beside half of it. `shared_experts`: shared experts run during "
+        "dispatch.",
     )
     slowdown: Annotated[float, Field(ge=1, le=100)] | None = Field(
         None,
         description="How many times as long collectives take that run beside computation; by default 1.43 "
-        "with `two_batch`, as in DeepSeek's training profile, and 1 with `shared_experts`.",
+        "with two micro-batches, as in DeepSeek's training profile, and 1 with `shared_experts`.",
     )
 
 
