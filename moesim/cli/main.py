@@ -9,6 +9,7 @@ from moesim.cli.accuracy import accuracy
 from moesim.cli.calibrate import calibrate
 from moesim.cli.compare import compare_policies
 from moesim.cli.group import MoesimGroup
+from moesim.cli.layouts import compare_layouts
 from moesim.cli.lists import list_group, schema
 from moesim.cli.plan import plan
 from moesim.cli.reproduce import reproduce
@@ -29,5 +30,16 @@ def main() -> None:
     """
 
 
-for _command in (simulate, compare_policies, reproduce, accuracy, calibrate, plan, list_group, schema, trace):
+for _command in (
+    simulate,
+    compare_policies,
+    compare_layouts,
+    reproduce,
+    accuracy,
+    calibrate,
+    plan,
+    list_group,
+    schema,
+    trace,
+):
     main.add_command(_command)
