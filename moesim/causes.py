@@ -21,6 +21,7 @@ CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
         "combine": "sending expert outputs back, where nothing hides it",
         "unpermute": "weighted sum of the copies of each token",
         "wait": "idle until the slowest device or transfer is done",
+        "migration": "experts' weights changing places before the step, where the placement was refreshed",
     }
 )
 """What a second of a step can be spent on, in the fixed order of all outputs."""

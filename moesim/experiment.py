@@ -86,6 +86,8 @@ def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> 
         "placement": {"kind": policy.placement.name, **policy.placement.parameters.model_dump(mode="json")},
         "dispatch": {"kind": policy.dispatch.name, **policy.dispatch.parameters.model_dump(mode="json")},
     }
+    if policy.refresh is not None:
+        parameters["refresh"] = policy.refresh.model_dump(mode="json")
     result = Result.from_tables(
         tables(recording),
         name=scenario.name,

@@ -80,6 +80,16 @@ def model(rng: random.Random, devices: int) -> Mapping:
     return made
 
 
+def refresh(rng: random.Random) -> Mapping:
+    return {
+        "every": 1,
+        "window": rng.choice([None, 1, 5]),
+        "mode": rng.choice(["blocking", "blocking", "background"]),
+        "layers_per_step": rng.choice([None, 1]),
+        "moves_per_step": rng.choice([None, 1, 3]),
+    }
+
+
 def scenario(seed: int) -> Mapping:
     """Describe a small random run of every policy."""
     rng = random.Random(seed)
@@ -117,6 +127,11 @@ def scenario(seed: int) -> Mapping:
             "ep",
             "round_robin",
             {"name": "eplb", "placement": {"kind": "eplb", "redundant": redundant}},
+            {
+                "name": "refreshed",
+                "placement": {"kind": "eplb", "redundant": redundant},
+                "refresh": refresh(random.Random(f"refresh {seed}")),
+            },
             {"name": "llep", "dispatch": {**llep, "planning_per_expert_s": 1e-6}},
         ],
         "kernels": rng.choice(

@@ -30,6 +30,7 @@ from moesim.engine.setup import Setup
 from moesim.hardware.analytic import Floors
 from moesim.hardware.spec import DTYPE_BYTES, Device
 from moesim.model.spec import ExpertSpec
+from moesim.policies.plan import Placement
 from moesim.routing.load import Load
 
 Array = npt.NDArray[np.float64]
@@ -70,7 +71,8 @@ class BoundPricer:
         smallest = float(self.expert_bytes.min(initial=np.inf, where=self.expert_bytes > 0))
         room = np.maximum(capacity - (0 if setup.workload.moe_only else setup.model.resident_bytes), 0)
         fits = np.floor(room / smallest) if np.isfinite(smallest) else np.full(capacity.shape, np.inf)
-        self.room = np.maximum(fits, setup.placement.experts_per_device.sum(axis=0))
+        self.fits = fits
+        self.place(setup.placement)
         graph = setup.cluster.graph
         entries: Iterable[tuple[str, str, float]] = graph.in_edges(
             setup.cluster.device_nodes, data="bandwidth"
@@ -84,6 +86,10 @@ class BoundPricer:
         # Sums of results may be made on the way.
         both_ways = setup.kernels.dispatch_width + (0.0 if setup.gathers else 1.0)
         self.pair_bytes = float(setup.model.token_bytes) * both_ways / shared_by
+
+    def place(self, placement: Placement) -> None:
+        """Take over another placement."""
+        self.room = np.maximum(self.fits, placement.experts_per_device.sum(axis=0))
 
     def step(self, load: Load) -> tuple[Array, float]:
         """Return the bound of every transformer layer, network apart [layers], and that of the step (s)."""

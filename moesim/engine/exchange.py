@@ -7,6 +7,7 @@ time that the moves add to dispatch alone is booked as ``weight_move``.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from moesim.engine.setup import Setup
 from moesim.errors import InputError
 from moesim.hardware.collectives import CollectiveCost
 from moesim.hardware.exchanges import Exchange, Messages
+from moesim.hardware.legs import Legs
 from moesim.hardware.traffic import Traffic
 from moesim.measured.exchange import EvenExchange
 from moesim.measured.notes import outside
@@ -53,6 +55,21 @@ class ExchangeCosts:
     moved_in: Array
 
 
+@dataclass(frozen=True, eq=False)
+class MovingCosts:
+    """What weights take that change places while nothing else is sent, layer after layer.
+
+    Attributes:
+        seconds: [MoE layers].
+        link_bytes: bytes per link [MoE layers, links].
+        moved_in: weights that each device gets from others or from its host (bytes) [MoE layers, devices].
+    """
+
+    seconds: Array
+    link_bytes: Array
+    moved_in: Array
+
+
 class ExchangePricer:
     """Prices plans for one setup."""
 
@@ -69,6 +86,7 @@ class ExchangePricer:
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
         self.expert_bytes = setup.expert_bytes
         self.exchange = Exchange(setup.cluster, setup.kernels, setup.calibrations)
+        self.memory_rate = np.asarray([device.memory.bandwidth for device in setup.cluster.devices])
         self.held = float(setup.placement.experts_per_device.max(initial=1))
         self.device_spared, self.node_spared = group_spared(setup)
         self.factors = self._factors(setup)
@@ -96,6 +114,35 @@ class ExchangePricer:
             received=legs.received,
             moved_in=moved_in,
         )
+
+    def placed(self, setup: Setup) -> ExchangePricer:
+        """Return the prices under the placement of a setup that is otherwise the same."""
+        changed = copy.copy(self)
+        changed.held = float(setup.placement.experts_per_device.max(initial=1))
+        changed.device_spared, changed.node_spared = group_spared(setup)
+        changed.factors = changed._factors(setup)
+        return changed
+
+    def moving(self, moves: WeightMoves) -> MovingCosts:
+        """Price weights that move by themselves; a move from a device to itself is a copy in its memory."""
+        zero = np.zeros((self.layers, self.devices))
+        nothing = Traffic.pooled(zero, np.full(self.devices, 1.0 / self.devices))
+        legs = Legs.of(self.cluster, nothing)
+        idle = CollectiveCost(np.zeros(self.layers), legs.link_bytes, np.zeros(self.layers))
+        away = moves.source != moves.target
+        weights = self._weights(_some(moves, away & (moves.source >= 0)))
+        moved_in = weights.inbound - weights.local
+        cost = self.exchange.joint(idle, legs, weights) if moved_in.any() else idle
+        cost, fetched = self._fetching(cost, _some(moves, away))
+        copied = zero.copy()
+        np.add.at(
+            copied,
+            (moves.layer[~away], moves.target[~away]),
+            self.expert_bytes[moves.layer[~away], moves.expert[~away]],
+        )
+        # Read and written.
+        inside = (2 * copied / self.memory_rate).max(axis=1)
+        return MovingCosts(cost.seconds + inside, cost.link_bytes, moved_in + fetched)
 
     def _factors(self, setup: Setup) -> tuple[float, float]:
         """Return by how much measured dispatch and combine are slower than priced, under an even load."""
@@ -200,3 +247,8 @@ class ExchangePricer:
         assert host is not None
         per_node = max(len(row) for row in self.cluster.shape.nodes)
         return host.memory.usable * min(1.0, host.devices_per_host / per_node)
+
+
+def _some(moves: WeightMoves, rows: npt.NDArray[np.bool_]) -> WeightMoves:
+    """Return chosen rows of moves."""
+    return WeightMoves(moves.layer[rows], moves.expert[rows], moves.source[rows], moves.target[rows])

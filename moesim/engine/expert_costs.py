@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from moesim.hardware.analytic import AnalyticCosts, ExpertCall
 from moesim.hardware.grouped_gemm import ExpertShape
 from moesim.hardware.spec import DTYPE_BYTES
 from moesim.model.spec import ExpertSpec
-from moesim.policies.plan import Assignments
+from moesim.policies.plan import Assignments, Placement
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -48,8 +49,17 @@ class ExpertPricer:
         kinds = list(setup.prices)
         kind_of = np.asarray([kinds.index(device) for device in setup.cluster.devices], dtype=np.int64)
         self.kind_of_key = np.tile(kind_of, self.layers)
-        held = np.broadcast_to(setup.placement.experts_per_device, (self.layers, self.devices))
-        self.held = held.astype(np.float64).ravel()
+        self.held = self._held(setup.placement)
+
+    def placed(self, placement: Placement) -> ExpertPricer:
+        """Return the prices under another placement."""
+        changed = copy.copy(self)
+        changed.held = self._held(placement)
+        return changed
+
+    def _held(self, placement: Placement) -> Array:
+        held = np.broadcast_to(placement.experts_per_device, (self.layers, self.devices))
+        return held.astype(np.float64).ravel()
 
     def price(self, assignments: Assignments) -> ExpertCosts:
         """Price all MoE layers of one step."""

@@ -23,6 +23,10 @@ STAGES = ("dispatch", "experts", "reorder", "combine")
 """Stages of an MoE layer that hold different buffers."""
 
 
+MIGRATING = "migrating experts"
+"""Owner of weights that stand in their new slots before the placement that they are for is in force."""
+
+
 class Moment(NamedTuple):
     """When something stood in memory: step, MoE layer (row) and stage."""
 
@@ -44,6 +48,35 @@ class MemoryModel:
         device = setup.cluster.devices[0]
         self.ledger = MemoryLedger(setup.cluster.memory_capacity, device.memory.name)
         self.ledger.hold(self.standing, 0.0)
+        self.buffers: tuple[str, ...] = ()
+        self.placed: dict[str, Array] = {}
+        self.staged = np.zeros(setup.cluster.size)
+
+    def place(self, placement: Placement) -> None:
+        """Let experts stand elsewhere from now on."""
+        if not self.setup.memory.replicated_experts:
+            native, replicas = _expert_bytes(self.setup, placement)
+            self.placed = {"experts": native, "expert replicas": replicas}
+            self.standing |= self.placed
+
+    def migrate(self, step: int, layer: int, beside: Array | None, begin_s: float) -> None:
+        """Take into account what stands beside the old placement while a step waits for a new one.
+
+        Args:
+            step: number of the step.
+            layer: first layer (row) of those that move.
+            beside: bytes [devices]; None where the step does not wait.
+            begin_s: when (s).
+        """
+        if beside is None:
+            return
+        standing = np.sum([np.ceil(amount) for amount in self.standing.values()], axis=0)
+        chosen = np.flatnonzero(standing + beside > self.ledger.peak)
+        if chosen.size:
+            held = dict.fromkeys(self.buffers, np.zeros(chosen.size))
+            held |= {owner: amount[chosen] for owner, amount in self.placed.items()}
+            held[MIGRATING] = beside[chosen]
+            self.ledger.hold(held, begin_s, Moment(step, layer, "migration"), chosen)
 
     def observe(self, step: int, plan: DispatchPlan, exchange: ExchangeCosts, begin_s: float) -> None:
         """Take one step's plan into account.
@@ -58,6 +91,10 @@ class MemoryModel:
             begin_s: when the step begins (s).
         """
         held = self._transient(plan, exchange)
+        self.buffers = tuple(held)
+        if MIGRATING in self.ledger.owners or self.staged.any():
+            shape = (*next(iter(held.values())).shape[:2], 1)
+            held[MIGRATING] = np.tile(self.staged, shape)
         total = np.sum(list(held.values()), axis=0)
         layers, _, devices = total.shape
         flat = total.transpose(2, 0, 1).reshape(devices, layers * len(STAGES))
@@ -68,6 +105,7 @@ class MemoryModel:
             chosen = np.flatnonzero(fuller & (moment == place))
             layer, stage = divmod(int(place), len(STAGES))
             amounts = {owner: amount[layer, stage, chosen] for owner, amount in held.items()}
+            amounts |= {owner: amount[chosen] for owner, amount in self.placed.items()}
             self.ledger.hold(amounts, begin_s, Moment(step, layer, STAGES[stage]), chosen)
 
     def _transient(self, plan: DispatchPlan, exchange: ExchangeCosts) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from moesim.engine.overlap import stretch
 from moesim.engine.own_work import OwnWork
 from moesim.engine.setup import Setup
 from moesim.hardware.traffic import Traffic
-from moesim.policies.plan import Assignments, DispatchPlan, WeightMoves
+from moesim.policies.plan import Assignments, DispatchPlan, Placement, WeightMoves
 from moesim.routing.load import Load
 
 Array = npt.NDArray[np.float64]
@@ -53,6 +53,16 @@ class MicroBatch:
             experts=ExpertPricer(setup),
             exchange=exchange_pricer(setup),
             stretch=slower if both else np.ones(setup.cluster.size),
+        )
+
+    def placed(self, ranks: Placement) -> MicroBatch:
+        """Return the same tokens with experts on other ranks."""
+        setup = self.setup.with_placement(ranks)
+        return replace(
+            self,
+            setup=setup,
+            experts=self.experts.placed(setup.placement),
+            exchange=self.exchange.placed(setup),
         )
 
     def price(self, plan: DispatchPlan) -> tuple[ExpertCosts, ExchangeCosts]:

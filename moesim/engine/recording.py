@@ -74,6 +74,7 @@ class Recording:
                 "copies": int(record.load.counts.sum()),
                 "imbalance": float(imbalance.mean()),
                 "moved_bytes": float(moved.sum()),
+                "migrated_bytes": record.migrated_bytes,
                 "events": time.events,
             }
         )
@@ -92,6 +93,7 @@ class Recording:
         if (len(self.device_columns) + 1) * experts.copies.size <= DEVICE_ROWS:
             self.device_columns.append(self._devices(record, gaps))
         links = (record.exchange.dispatch_links + record.exchange.combine_links).sum(axis=0)
+        links += record.migration_links
         self.link_bytes = links if self.link_bytes is None else self.link_bytes + links
         if len(self.span_records) < self.setup.span_steps:
             self.span_records.append(record)
@@ -110,6 +112,7 @@ class Recording:
         column = {cause: index for index, cause in enumerate(CAUSES)}
         for cause in (*BEFORE_DISPATCH, AFTER_COMBINE):
             shares[:, column[cause]] = sum(getattr(own.costs, cause).mean(axis=1) for own in self.own)
+        shares[rows, column["migration"]] = record.migration
         for cause in HOST_CAUSES:
             shares[rows, column[cause]] = record.host[cause].sum(axis=0)
         shares[rows, column["dispatch"]] = gaps.exposed[0] - gaps.moves
@@ -148,6 +151,7 @@ class Recording:
                 "experts": experts,
                 "exchange": flight,
                 "host": record.host,
+                "migration": record.migration,
                 "overhang": record.overhang,
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -182,6 +183,13 @@ class Setup:
         changed = replace(self, workload=replace(self.workload, tokens_per_device=tuple(tokens.tolist())))
         shared = ("placement", "prices", "tables", "said")
         vars(changed).update({name: getattr(self, name) for name in shared})
+        return changed
+
+    def with_placement(self, ranks: Placement) -> Setup:
+        """Return the same run with experts on other ranks; everything else that was looked up is kept."""
+        changed = copy.copy(self)
+        vars(changed).pop("placement", None)
+        vars(changed)["rank_placement"] = ranks
         return changed
 
     @cached_property

@@ -69,6 +69,8 @@ def _step(recording: Recording, record: StepRecord, origin: float, columns: _Col
     devices = recording.setup.cluster.size
     rows, layers = recording.setup.moe_rows, recording.setup.layers
     cursor = np.full(devices, origin)
+    for row, seconds in zip(rows, record.migration, strict=True):
+        cursor = _work(columns, record.step, layers[row].index, "migration", cursor, seconds, "network")
     for index, stage in enumerate(order.stages):
         if stage.awaits is not None:
             ready = origin + float(time.ready[stage.awaits])

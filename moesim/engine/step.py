@@ -19,6 +19,7 @@ from moesim.engine.memory import MemoryModel
 from moesim.engine.micro_batches import joined_exchange, joined_experts, joined_plans, micro_batches, split
 from moesim.engine.overlap import schedule
 from moesim.engine.own_work import OwnWork
+from moesim.engine.refresher import Refresher, Transition
 from moesim.engine.setup import Setup, blamed
 from moesim.engine.timeline import Segments, Timeline, lock_step
 from moesim.errors import InputError
@@ -41,6 +42,9 @@ class StepRecord:
         exchanges: the same by micro-batch.
         segments: what every device and the network did, by micro-batch.
         timeline: when.
+        migration: seconds that the step first waits for a new placement's weights [MoE layers].
+        migration_links: bytes per link of weights that begin to migrate [links].
+        migrated_bytes: these weights.
         host: seconds in which devices wait for their host, by cause [micro-batches, MoE layers] each.
         overhang: seconds by which weight moves outlast the dispatch beside them [micro-batches, MoE layers].
         bound_layers: lower bound per transformer layer, network apart [layers].
@@ -55,6 +59,9 @@ class StepRecord:
     exchanges: list[ExchangeCosts]
     segments: Segments
     timeline: Timeline
+    migration: Array
+    migration_links: Array
+    migrated_bytes: float
     host: Mapping[str, Array]
     overhang: Array
     bound_layers: Array
@@ -70,6 +77,8 @@ class StepRunner:
         self.schedule = schedule(setup.overlap, len(setup.moe_rows))
         self.bound = BoundPricer(setup, [own.costs for own in self.own])
         self.memory = MemoryModel(setup)
+        self.refresher = Refresher(setup, self.batches[0].exchange)
+        self.still = self.refresher.nothing()
         self.now = 0.0
         dispatch = setup.policy.dispatch
         self.planning = dispatch.planning_seconds(setup.model.experts, setup.view.devices)
@@ -89,8 +98,10 @@ class StepRunner:
             InputError: the plan loses or invents copies.
             PolicyError: the policy itself fails.
         """
+        transition = self._refresh(step)
         setup = self.setup
         load = setup.routing.load(step, setup.rank_tokens)
+        self.refresher.observe(load)
         loads = [load] if len(self.batches) == 1 else split(load, self.batches[0].setup.rank_tokens)
         plans, experts, exchanges = [], [], []
         for batch, part in zip(self.batches, loads, strict=True):
@@ -115,6 +126,8 @@ class StepRunner:
         plan, sent = joined_plans(plans), joined_exchange(exchanges)
         self.memory.observe(step, plan, sent, self.now)
         timeline = self._times(segments, exchanges)
+        if transition.seconds.any():
+            timeline = timeline.after(float(transition.seconds.sum()))
         self.now += timeline.latency
         bound_layers, bound = self.bound.step(load)
         return StepRecord(
@@ -126,6 +139,9 @@ class StepRunner:
             exchanges=exchanges,
             segments=segments,
             timeline=timeline,
+            migration=transition.seconds,
+            migration_links=transition.links,
+            migrated_bytes=transition.moved_bytes,
             host=host,
             overhang=overhang(
                 timeline,
@@ -135,6 +151,23 @@ class StepRunner:
             bound_layers=bound_layers,
             bound=bound,
         )
+
+    def _refresh(self, step: int) -> Transition:
+        """Let the placement follow the loads."""
+        transition = self.refresher.before(step, self.now)
+        if transition is None:
+            return self.still
+        self.memory.migrate(step, transition.layer, transition.beside, self.now)
+        if transition.changed:
+            ranks = self.refresher.placement
+            self.setup = self.setup.with_placement(ranks)
+            first = self.batches[0]
+            placed = first.placed(ranks)
+            self.batches = [placed if batch is first else batch.placed(ranks) for batch in self.batches]
+            self.bound.place(self.setup.placement)
+            self.memory.place(self.setup.placement)
+        self.memory.staged = transition.staged
+        return transition
 
     def _segments(
         self, host: Mapping[str, Array], experts: list[ExpertCosts], exchanges: list[ExchangeCosts]

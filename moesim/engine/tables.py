@@ -143,7 +143,10 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
     rows = recording.setup.moe_rows
     found: list[tuple[int, int, str, int, float]] = []
     for step, pace in zip(recording.steps, recording.paces, strict=True):
-        number, chain = int(step["step"]), []
+        number = int(step["step"])
+        chain = [
+            (row, "migration", -1, seconds) for row, seconds in zip(rows, pace["migration"], strict=True)
+        ]
         for index in np.flatnonzero(pace["device"] >= 0):
             stage, who = order.stages[index], int(pace["device"][index])
             chain += [(row, cause, who, seconds[who]) for row, cause, seconds in pieces[index]]
@@ -165,7 +168,16 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["step", "layer", "cause", "device", "seconds"])
 
 
-_CHAIN = (*BEFORE_DISPATCH, *HOST_CAUSES, "experts", AFTER_COMBINE, "dispatch", "weight_move", "combine")
+_CHAIN = (
+    "migration",
+    *BEFORE_DISPATCH,
+    *HOST_CAUSES,
+    "experts",
+    AFTER_COMBINE,
+    "dispatch",
+    "weight_move",
+    "combine",
+)
 _MOE_COLUMNS = {
     "imbalance": np.nan,
     "straggler": -1,

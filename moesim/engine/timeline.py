@@ -6,7 +6,7 @@ process per device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,11 @@ class Timeline:
     def latency(self) -> float:
         """Seconds until the slowest device has finished."""
         return float(self.finished.max())
+
+    def after(self, seconds: float) -> Timeline:
+        """Return the same step, begun later."""
+        moved = {name: getattr(self, name) + seconds for name in ("starts", "ends", "ready", "begun", "done")}
+        return replace(self, **moved)
 
 
 def lock_step(schedule: Schedule, segments: Segments) -> Timeline:

@@ -8,7 +8,7 @@ a plan. Neither sees time, SimPy or random state, and neither keeps anything bet
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from moesim.policies.past import Past
 from moesim.policies.plan import DispatchPlan, Placement
 from moesim.routing.load import Load
+
+if TYPE_CHECKING:
+    from moesim.policies.refresh import Refresh
 
 
 class Parameters(BaseModel):
@@ -112,8 +115,16 @@ class DispatchPolicy(Protocol):
 
 @dataclass(frozen=True)
 class Policy:
-    """A placement and a dispatch policy under one name: what users compare."""
+    """A placement and a dispatch policy under one name: what users compare.
+
+    Attributes:
+        name: what results call it.
+        placement: which device holds which expert.
+        dispatch: which device computes which token copies.
+        refresh: how the placement follows the loads; None leaves it as it was before the first step.
+    """
 
     name: str
     placement: PlacementPolicy
     dispatch: DispatchPolicy
+    refresh: Refresh | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from moesim.errors import unknown_name
 from moesim.policies.base import Policy
-from moesim.policies.parameters import PolicyInputError, unknown_key
+from moesim.policies.parameters import PolicyInputError, read_parameters, unknown_key
+from moesim.policies.refresh import Refresh
 from moesim.policies.registry import Kind, create_dispatch, create_placement
 
 _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -18,7 +19,7 @@ _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
     "eplb_llep": {"placement": "eplb", "dispatch": "llep"},
 }
 _DEFAULTS: Final[Mapping[Kind, str]] = {"placement": "contiguous", "dispatch": "standard"}
-_KEYS: Final = ("name", "placement", "dispatch")
+_KEYS: Final = ("name", "placement", "dispatch", "refresh")
 
 
 def policy_presets() -> dict[str, dict[str, str]]:
@@ -42,12 +43,26 @@ def _part(given: Mapping[str, Any], kind: Kind) -> tuple[str, dict[str, Any]]:
     raise PolicyInputError(message, key=(kind,))
 
 
+def _refresh(value: Any) -> Refresh | None:
+    """Read how the placement is kept up to date."""
+    if value is None or isinstance(value, Refresh):
+        return value
+    if not isinstance(value, Mapping):
+        message = f"'refresh' must be a mapping with 'every', got {value!r}"
+        raise PolicyInputError(message, key=("refresh",))
+    try:
+        return cast("Refresh", read_parameters("refresh", Refresh, value))
+    except PolicyInputError as error:
+        raise error.under("refresh") from None
+
+
 def create_policy(given: str | Mapping[str, Any]) -> Policy:
     """Make a policy from the name of a preset or from a mapping.
 
     Args:
-        given: a preset such as ``eplb``, or ``{name, placement, dispatch}`` where each half is a name or a
-            mapping with ``kind`` and parameters; a missing half is contiguous or standard.
+        given: a preset such as ``eplb``, or ``{name, placement, dispatch, refresh}`` where each half is a
+            name or a mapping with ``kind`` and parameters; a missing half is contiguous or standard.
+            ``refresh`` has the parameters of ``Refresh``.
 
     Raises:
         InputError: an unknown preset, policy or key, or a value that does not fit; a
@@ -77,4 +92,4 @@ def create_policy(given: str | Mapping[str, Any]) -> Policy:
         dispatched = create_dispatch(how, dispatch)
     except PolicyInputError as error:
         raise error.under("dispatch") from None
-    return Policy(name, placed, dispatched)
+    return Policy(name, placed, dispatched, _refresh(given.get("refresh")))

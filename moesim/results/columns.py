@@ -84,6 +84,12 @@ STEPS: Final = Table(
             "imbalance", "", "float64", "largest over mean copies per device; mean over MoE layers, 1 is even"
         ),
         Column("moved_bytes", "B", "float64", "expert weights sent between devices"),
+        Column(
+            "migrated_bytes",
+            "B",
+            "float64",
+            "expert weights that devices began to load for a refreshed placement before the step",
+        ),
         Column("events", "events", "int64", "events that the simulator processed"),
         *_CAUSES,
     ),
@@ -151,7 +157,12 @@ MEMORY: Final = Table(
         Column("out_of_memory", "", "bool", "whether the peak is above the capacity"),
         Column("step", "", "int64", "step of the peak"),
         Column("layer", "", "int64", "layer of the peak"),
-        Column("stage", "", "str", "stage of the layer: dispatch, experts, reorder or combine"),
+        Column(
+            "stage",
+            "",
+            "str",
+            "stage of the layer: dispatch, experts, reorder or combine; migration before it",
+        ),
     ),
 )
 

@@ -29,6 +29,7 @@ SAID = {
     "combine": "combine",
     "unpermute": "unpermutation",
     "wait": "waiting",
+    "migration": "migration",
 }
 """Causes as said in a sentence."""
 

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from moesim.scenario.alternatives import FULL, SHORT, FromName, name_or_mapping, one_of
-from moesim.scenario.fields import Bytes, FilePath, Flag, Name, OpenSection, Section, SpanSteps
+from moesim.scenario.fields import (
+    Bytes,
+    FilePath,
+    Flag,
+    Layers,
+    Name,
+    OpenSection,
+    Section,
+    SpanSteps,
+    Steps,
+)
 
 
 class PolicyPart(OpenSection):
@@ -26,6 +36,36 @@ PartChoice = Annotated[
 ]
 
 
+class RefreshSection(Section):
+    """Experts are placed anew every so many steps, by the loads of the last steps (see cost-models.md)."""
+
+    every: Steps = Field(1000, description="Steps between refreshes.", json_schema_extra={"unit": "steps"})
+    window: Steps | None = Field(
+        None,
+        description="Steps whose loads the placement looks at; by default those since the last refresh.",
+        json_schema_extra={"unit": "steps"},
+    )
+    mode: Literal["blocking", "background"] = Field(
+        "blocking",
+        description="`blocking`: a step waits until its weights have arrived. `background`: weights move "
+        "beside the steps and are used from the first step after they have arrived.",
+    )
+    layers_per_step: Layers | None = Field(
+        None,
+        description="Layers that migrate in one step; all by default.",
+        json_schema_extra={"unit": "layers"},
+    )
+    moves_per_step: Steps | None = Field(
+        None,
+        description="Expert slots that a device fills anew in one step; all by default.",
+        json_schema_extra={"unit": "slots"},
+    )
+    source: Literal["devices", "host"] = Field(
+        "devices",
+        description="Where weights come from: the nearest device that holds them, or host memory.",
+    )
+
+
 class PolicySection(Section):
     """A placement and a dispatch policy under one name."""
 
@@ -40,6 +80,9 @@ class PolicySection(Section):
         None,
         description="Which device computes which tokens; standard expert parallelism unless the preset says "
         "otherwise.",
+    )
+    refresh: RefreshSection | None = Field(
+        None, description="How the placement follows the loads; by default it stays as it was made."
     )
 
 

@@ -53,11 +53,14 @@ def resolved_policy(scenario: Scenario, section: PolicySection) -> dict[str, Any
     """
     policy = build_policy(scenario, section)
     placement, dispatch = policy.placement, policy.dispatch
-    return {
+    written = {
         "name": policy.name,
         "placement": {"kind": placement.name} | placement.parameters.model_dump(mode="json"),
         "dispatch": {"kind": dispatch.name} | dispatch.parameters.model_dump(mode="json"),
     }
+    if policy.refresh is not None:
+        written["refresh"] = policy.refresh.model_dump(mode="json")
+    return written
 
 
 def _path(scenario: Scenario, section: PolicySection) -> tuple[str | int, ...]:
@@ -83,6 +86,7 @@ def _mapping(section: PolicySection) -> dict[str, Any]:
         "name": section.name,
         "placement": _part(section.placement, preset["placement"]),
         "dispatch": _part(section.dispatch, preset["dispatch"]),
+        "refresh": None if section.refresh is None else section.refresh.model_dump(),
     }
 
 

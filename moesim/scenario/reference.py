@@ -43,6 +43,7 @@ _TITLES: Final = {
     "GeneratorRouting": "routing: {generator: ...}",
     "WorkloadSection": "workload",
     "PolicySection": "policies: list of NAME or {name: ...}",
+    "RefreshSection": "refresh",
     "PolicyPart": "placement, dispatch: NAME or {kind: ...}",
     "KernelSection": "kernels: NAME or {base: ...}",
     "OverlapSection": "overlap: KIND or {kind: ...}",

@@ -67,6 +67,7 @@ def synthetic_tables(
             "copies": copies.sum(axis=(1, 2)),
             "imbalance": uneven.mean(axis=1),
             "moved_bytes": np.full(steps, moved * layers * 5e7),
+            "migrated_bytes": np.zeros(steps),
             "events": np.full(steps, 2 * layers + 1),
             **{f"{cause}_s": values.sum(axis=1) for cause, values in causes.items()},
         },

@@ -37,6 +37,7 @@ CAUSE_COLOURS: Final = {
     "combine": "#f6d06f",
     "unpermute": "#4f8a3c",
     "wait": "#cbd2d9",
+    "migration": "#7a1f3d",
 }
 """Work on tokens is blue and green, the network yellow and red, planning purple, waiting grey; neighbours
 in the fixed order differ in lightness, which every kind of colour vision sees."""
@@ -52,6 +53,7 @@ OWNER_COLOURS: Final = {
     "receive buffers": "#f0a202",
     "expert activations": "#b35c1e",
     "moved weights": "#c2185b",
+    "migrating experts": "#7a1f3d",
     "reserve": "#cbd2d9",
 }
 _SPARE: Final = ("#8a63a8", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7b8794")
