@@ -97,6 +97,7 @@ def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> 
         seed=scenario.seed,
         wall_s=time.perf_counter() - began,
         notes=setup.notes,
+        exact=policy.dispatch.exact,
     )
     if cut_short:
         raise Interrupted(result, f"these are {steps} of {setup.workload.steps} steps")

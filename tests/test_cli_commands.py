@@ -46,6 +46,9 @@ def test_simulate_prints_the_promised_keys():
         "wall_s",
         "events",
         "notes",
+        "exact",
+        "dropped_copies",
+        "changed_tokens",
     ]
     assert (found["scenario"], found["seed"], found["version"]) == ("tiny", 1, __version__)
     assert list(found["latency_s"]) == ["mean", "p50", "p95", "p99"]
@@ -92,6 +95,9 @@ def test_compare_prints_the_promised_keys():
             "out_of_memory",
             "breakdown_s",
             "notes",
+            "exact",
+            "dropped_copies",
+            "changed_tokens",
         ]
         assert 0 < policy["bound_fraction"] <= 1
     assert found["policies"][0]["speedup"] == found["policies"][0]["memory_ratio"] == 1

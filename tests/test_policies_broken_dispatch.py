@@ -78,6 +78,20 @@ class DropsButExact(EditsPlans):
         return dataclasses.replace(plan, dropped=np.ones(load.layers, dtype=np.int64))
 
 
+class ChangesButExact(EditsPlans):
+    def edit(self, plan, load):
+        return dataclasses.replace(plan, changed=np.ones(load.layers, dtype=np.int64))
+
+
+class CountsInFloats(EditsPlans):
+    def edit(self, plan, load):
+        return dataclasses.replace(plan, changed=np.zeros(load.layers))
+
+
+class ChangesTooMany(ChangesButExact):
+    exact = False
+
+
 class DropsSilently(EditsPlans):
     exact = False
 
@@ -191,6 +205,9 @@ class EditsTheLoad(Base):
         (LosesCopies(), "do not add up to the load"),
         (InventsCopies(), "more copies than were sent"),
         (DropsButExact(), "calls itself exact and drops"),
+        (ChangesButExact(), "calls itself exact and changes"),
+        (CountsInFloats(), "changed is not one int64 per layer"),
+        (ChangesTooMany(), "more tokens are said to be changed than copies are"),
         (DropsSilently(), "do not add up to the load"),
         (ComputesElsewhere(), "which it neither holds nor receives"),
         (RepeatsRows(), r"assignments repeats a \(layer, expert, device\)"),
@@ -232,6 +249,8 @@ class DropsHalf(EditsPlans):
 
     exact = False
 
+    tells: ClassVar[bool] = True
+
     def edit(self, plan, load):
         kept = changed(plan, copies=plan.assignments.copies // 2)
         received = kept.assignments.per_device(load.layers, load.devices)
@@ -240,8 +259,18 @@ class DropsHalf(EditsPlans):
             total = np.maximum(load.per_source.sum(axis=1, keepdims=True), 1)
             share = load.per_source / total
         dropped = load.per_expert.sum(axis=1) - received.sum(axis=1)
-        return dataclasses.replace(kept, traffic=Traffic.pooled(received, share), dropped=dropped)
+        told = {"dropped": dropped, "changed": dropped if self.tells else None}
+        return dataclasses.replace(kept, traffic=Traffic.pooled(received, share), **told)
+
+
+class ForgetsTokens(DropsHalf):
+    tells: ClassVar[bool] = False
 
 
 def test_a_policy_that_says_what_it_drops_passes():
     check_dispatch_policy(DropsHalf())
+
+
+def test_a_policy_that_drops_says_which_tokens_that_changes():
+    with pytest.raises(AssertionError, match="copies dropped or moved to other experts than it says"):
+        check_dispatch_policy(ForgetsTokens())

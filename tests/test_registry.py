@@ -47,7 +47,7 @@ def plug_in(tmp_path, monkeypatch):
 
 def test_built_in_policies_are_registered():
     assert placement_names() == ["contiguous", "eplb", "round_robin"]
-    assert dispatch_names() == ["llep", "standard"]
+    assert dispatch_names() == ["capacity", "llep", "lplb", "metro", "standard"]
 
 
 @pytest.mark.parametrize("name", policy_presets())
@@ -130,7 +130,7 @@ def test_wrong_input_is_explained(given, words, key):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: create_policy("elpb"), "no policy named 'elpb' \\(did you mean 'eplb'"),
+        (lambda: create_policy("eplbb"), "no policy named 'eplbb' \\(did you mean 'eplb'"),
         (lambda: create_policy(["ep"]), "a policy is the name of a preset or a mapping"),
         (lambda: create_policy({"dispatch": "lep"}), "no dispatch policy named 'lep' .*'llep'"),
         (lambda: create_placement("os:system"), "no placement policy named 'os:system'"),

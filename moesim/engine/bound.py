@@ -1,6 +1,7 @@
 """The lower bound of a step: the best that any policy could do on this hardware.
 
-No policy can beat it, whatever it places, copies or moves:
+No policy can beat it, whatever it places, copies or moves (one that drops copies or gives them to other
+experts is bound by what is left of them):
 
 * what each device does by itself (attention, dense parts, gate, permute) does not depend on the policy;
 * experts: the busiest device takes at least any weighted mean over devices, and over all devices the
@@ -91,20 +92,27 @@ class BoundPricer:
         """Take over another placement."""
         self.room = np.maximum(self.fits, placement.experts_per_device.sum(axis=0))
 
-    def step(self, load: Load) -> tuple[Array, float]:
-        """Return the bound of every transformer layer, network apart [layers], and that of the step (s)."""
-        copies = load.per_expert.astype(np.float64)
+    def step(self, load: Load, computed: npt.NDArray[np.int64] | None = None) -> tuple[Array, float]:
+        """Return the bound of every transformer layer, network apart [layers], and that of the step (s).
+
+        Args:
+            load: what the routing asks for.
+            computed: what experts compute instead where a policy drops copies or moves them to other experts,
+                int64 [MoE layers, experts]; what must travel is not known then.
+        """
+        copies = (load.per_expert if computed is None else computed).astype(np.float64)
+        network = self.network(load) if computed is None else 0.0
         arithmetic = (copies * self.arithmetic).sum(axis=2)
         traffic = (copies * self.traffic + (copies > 0) * self.weights).sum(axis=2)
         experts = np.maximum(arithmetic, traffic)
         bound = self.fixed.copy()
         if not self.overlaps:
             bound[self.moe_rows] += experts.max(axis=0)
-            return bound, float(bound.sum()) + self.network(load)
+            return bound, float(bound.sum()) + network
         # A device may be ahead in one layer and behind in another, so that one weighting holds for the step.
         # Layers are booked with their mean over devices.
         bound[:, self.moe_rows] += experts
-        return bound[0], max(float(bound.sum(axis=1).max()), self.network(load))
+        return bound[0], max(float(bound.sum(axis=1).max()), network)
 
     def network(self, load: Load) -> float:
         """Return the least time in which all that must travel in a step can enter devices (s).

@@ -122,14 +122,14 @@ def joined_plans(plans: Sequence[DispatchPlan]) -> DispatchPlan:
         return plans[0]
     rows = [plan.assignments for plan in plans]
     moves = [plan.moves for plan in plans]
-    dropped = [np.asarray(plan.dropped) for plan in plans if plan.dropped is not None]
     planned = np.any([plan.planned for plan in plans], axis=0)
     return DispatchPlan(
         assignments=_summed(rows),
         traffic=_added([plan.traffic for plan in plans]),
         planned=np.asarray(planned, dtype=np.bool_),
         moves=WeightMoves(*(_chained([getattr(one, name) for one in moves]) for name in _MOVE)),
-        dropped=np.sum(dropped, axis=0) if dropped else None,
+        dropped=_total([plan.dropped for plan in plans]),
+        changed=_total([plan.changed for plan in plans]),
     )
 
 
@@ -138,6 +138,12 @@ _MOVE = ("layer", "expert", "source", "target")
 
 def _chained(columns: Sequence[Indices]) -> Indices:
     return np.concatenate(columns)
+
+
+def _total(parts: Sequence[Indices | None]) -> Indices | None:
+    """Add up what is told per layer; None where nothing is told."""
+    told = [part for part in parts if part is not None]
+    return np.asarray(np.sum(told, axis=0), dtype=np.int64) if told else None
 
 
 def _summed(rows: Sequence[Assignments]) -> Assignments:

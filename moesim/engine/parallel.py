@@ -81,6 +81,7 @@ class Parallelism:
                 target=_members(moves.target, parts),
             ),
             dropped=plan.dropped,
+            changed=plan.changed,
         )
 
     def _traffic(self, traffic: Traffic, tokens: Indices) -> Traffic:

@@ -64,6 +64,7 @@ class Recording:
         largest = experts.copies.max(axis=1)
         imbalance = np.divide(largest, mean, out=np.ones_like(mean), where=mean > 0)
         moved = record.exchange.moved_bytes
+        dropped, changed = (_sum(told) for told in (record.plan.dropped, record.plan.changed))
         self.breakdown.append(shares)
         self.steps.append(
             {
@@ -71,7 +72,9 @@ class Recording:
                 "latency_s": time.latency,
                 "bound_s": record.bound,
                 "tokens": int(record.load.tokens.sum()),
-                "copies": int(record.load.counts.sum()),
+                "copies": int(record.load.counts.sum()) - dropped,
+                "dropped_copies": dropped,
+                "changed_tokens": changed,
                 "imbalance": float(imbalance.mean()),
                 "moved_bytes": float(moved.sum()),
                 "migrated_bytes": record.migrated_bytes,
@@ -155,3 +158,7 @@ class Recording:
                 "overhang": record.overhang,
             }
         )
+
+
+def _sum(per_layer: npt.NDArray[np.int64] | None) -> int:
+    return 0 if per_layer is None else int(per_layer.sum())

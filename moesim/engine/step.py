@@ -129,7 +129,7 @@ class StepRunner:
         if transition.seconds.any():
             timeline = timeline.after(float(transition.seconds.sum()))
         self.now += timeline.latency
-        bound_layers, bound = self.bound.step(load)
+        bound_layers, bound = self.bound.step(load, self._computed(plan))
         return StepRecord(
             step=step,
             load=load,
@@ -168,6 +168,13 @@ class StepRunner:
             self.memory.place(self.setup.placement)
         self.memory.staged = transition.staged
         return transition
+
+    def _computed(self, plan: DispatchPlan) -> npt.NDArray[np.int64] | None:
+        """Return the copies that experts compute [MoE layers, experts] if they are not those asked for."""
+        if plan.changed is None or not plan.changed.any():
+            return None
+        layers, experts = len(self.setup.moe_rows), self.setup.model.experts
+        return plan.assignments.per_expert(layers, experts) // self.setup.parallel.expert_tp
 
     def _segments(
         self, host: Mapping[str, Array], experts: list[ExpertCosts], exchanges: list[ExchangeCosts]

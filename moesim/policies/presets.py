@@ -17,6 +17,9 @@ _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
     "llep": {"placement": "contiguous", "dispatch": "llep"},
     "round_robin": {"placement": "round_robin", "dispatch": "standard"},
     "eplb_llep": {"placement": "eplb", "dispatch": "llep"},
+    "lplb": {"placement": "eplb", "dispatch": "lplb"},
+    "metro": {"placement": "eplb", "dispatch": "metro"},
+    "capacity": {"placement": "contiguous", "dispatch": "capacity"},
 }
 _DEFAULTS: Final[Mapping[Kind, str]] = {"placement": "contiguous", "dispatch": "standard"}
 _KEYS: Final = ("name", "placement", "dispatch", "refresh")

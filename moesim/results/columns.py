@@ -81,6 +81,15 @@ STEPS: Final = Table(
         Column("tokens", "tokens", "int64", "tokens that entered the step, over all devices"),
         Column("copies", "copies", "int64", "token copies computed by routed experts, over all MoE layers"),
         Column(
+            "dropped_copies", "copies", "int64", "token copies that the policy left out, over all MoE layers"
+        ),
+        Column(
+            "changed_tokens",
+            "tokens",
+            "int64",
+            "tokens that a MoE layer gave another output than the model's own, added up over MoE layers",
+        ),
+        Column(
             "imbalance", "", "float64", "largest over mean copies per device; mean over MoE layers, 1 is even"
         ),
         Column("moved_bytes", "B", "float64", "expert weights sent between devices"),
@@ -227,6 +236,10 @@ SUMMARY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "wall_s": "time the simulation took on this machine (s); `null` where timing is off",
         "events": "events that the simulator processed",
         "notes": "list of what is to be known about prices, for example where measured tables end",
+        "exact": "whether the policy leaves the output of the model as it is",
+        "dropped_copies": "token copies that were not computed, all steps and MoE layers",
+        "changed_tokens": "tokens that got another output than the model's own, added up over steps and MoE "
+        "layers",
     }
 )
 """Keys of the summary of one run."""
@@ -244,6 +257,9 @@ POLICY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "out_of_memory": "as above",
         "breakdown_s": "as above (s)",
         "notes": "as above",
+        "exact": "as above",
+        "dropped_copies": "as above",
+        "changed_tokens": "as above",
     }
 )
 """Keys of one policy in a comparison."""

@@ -94,6 +94,9 @@ class Comparison:
                 "out_of_memory": result.out_of_memory,
                 "breakdown_s": result.breakdown_s,
                 "notes": list(result.notes),
+                "exact": result.exact,
+                "dropped_copies": result.dropped_copies,
+                "changed_tokens": result.changed_tokens,
             }
             for result in self.results
         ]
@@ -115,6 +118,9 @@ class Comparison:
                 "peak_memory_bytes": result.peak_memory_bytes,
                 "memory_ratio": self.memory_ratio(result),
                 "out_of_memory": bool(result.out_of_memory),
+                "exact": result.exact,
+                "dropped_copies": result.dropped_copies,
+                "changed_tokens": result.changed_tokens,
                 **{f"{cause}_s": seconds for cause, seconds in result.breakdown_s.items()},
             }
             for result in self.results

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from moesim.results.memory import fullest_device, holding
+from moesim.results.metrics import ratio
 from moesim.units import format_bytes, format_time
 
 if TYPE_CHECKING:
@@ -105,6 +106,22 @@ def _speed_line(comparison: Comparison, result: Result) -> str:
     return f"{result.policy} is {slower} slower than {base.policy}: {times}"
 
 
+def output_line(result: Result) -> str | None:
+    """Say how far the policy changes what the model gives; None for one that does not."""
+    if result.exact:
+        return None
+    changed, dropped = result.changed_tokens, result.dropped_copies
+    if not changed:
+        return "output: the policy may change it, but nothing was dropped or moved here"
+    asked = int(result.steps["copies"].sum()) + dropped
+    layers = int(result.layers.loc[result.layers["imbalance"].notna(), "layer"].nunique())
+    share = ratio(changed, float(result.steps["tokens"].sum()) * layers)
+    return (
+        f"output: not the model's own; {100 * share:.1f} % of the tokens of a MoE layer are changed, "
+        f"{dropped:,} of {asked:,} copies are dropped"
+    )
+
+
 def _memory_line(comparison: Comparison, result: Result) -> str:
     base = comparison.baseline
     factor = comparison.memory_ratio(result)
@@ -124,6 +141,8 @@ def explain_one(comparison: Comparison, result: Result) -> list[str]:
     lines.append(f"  {_memory_line(comparison, result)}")
     if result.out_of_memory:
         lines.append(f"  out of memory: {out_of_memory_line(result.out_of_memory)}")
+    if told := output_line(result):
+        lines.append(f"  {told}")
     return lines
 
 
@@ -136,6 +155,8 @@ def explain(comparison: Comparison) -> list[str]:
     ]
     if base.out_of_memory:
         lines.append(f"  out of memory: {out_of_memory_line(base.out_of_memory)}")
+    if told := output_line(base):
+        lines.append(f"  {told}")
     for result in comparison.others:
         lines.extend(explain_one(comparison, result))
     return lines

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moesim.causes import CAUSES
-from moesim.results.explain import SAID, explain_one, out_of_memory_line
+from moesim.results.explain import SAID, explain_one, out_of_memory_line, output_line
 from moesim.results.memory import fullest_device, holding, own_memory
 from moesim.results.metrics import ratio
 from moesim.units import format_bytes, format_time
@@ -78,6 +78,11 @@ def _memory_verdict(result: Result) -> Text:
     )
 
 
+def _output(result: Result) -> list[Text]:
+    told = output_line(result)
+    return [Text(told, style="yellow")] if told else []
+
+
 def _breakdown(result: Result) -> Table:
     table = _grid("time by cause", "per step", "share", "")
     table.columns[3].justify = "left"
@@ -139,6 +144,7 @@ def render_result(result: Result, timing: bool = False) -> Group:
         _breakdown(result),
         Text(),
         _memory_verdict(result),
+        *_output(result),
         *_notes((result,)),
     ]
     return Group(*parts, *([_timing((result,))] if timing else []))
@@ -181,6 +187,7 @@ def render_comparison(comparison: Comparison, timing: bool = False, width: int =
     why: list[Text | Padding] = []
     if comparison.baseline.out_of_memory:
         why += [Text(), _memory_verdict(comparison.baseline)]
+    why += _output(comparison.baseline)
     for result in comparison.others:
         first, *rest = explain_one(comparison, result)
         why += [Text(), Text(first, style="bold")]

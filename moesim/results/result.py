@@ -36,6 +36,7 @@ class Result:
         wall_s: time the simulation took on this machine (s), if measured.
         events: events that the simulator processed.
         notes: what is to be known about its prices, for example where measured tables did not reach.
+        exact: whether the policy leaves the output of the model as it is.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Result:
     wall_s: float | None = None
     events: int = 0
     notes: tuple[str, ...] = ()
+    exact: bool = True
 
     @classmethod
     def from_tables(
@@ -63,6 +65,7 @@ class Result:
         wall_s: float | None = None,
         events: int | None = None,
         notes: Sequence[str] = (),
+        exact: bool = True,
     ) -> Result:
         """Build a result from recorded columns, with types and units as the dictionary declares them.
 
@@ -78,6 +81,7 @@ class Result:
             wall_s: time the simulation took (s), None where it was not measured.
             events: events processed; by default those of all steps.
             notes: what is to be known about its prices.
+            exact: whether the policy leaves the output of the model as it is.
 
         Raises:
             BrokenLawError: a table or column is missing or unknown, or the tables contradict themselves.
@@ -94,6 +98,7 @@ class Result:
             wall_s=wall_s,
             events=int(frames["steps"]["events"].sum()) if events is None else events,
             notes=tuple(notes),
+            exact=exact,
         )
 
     @property
@@ -141,6 +146,16 @@ class Result:
         """Tokens of all steps over the time of all steps (tokens/s); 0 where there was no token."""
         tokens = float(self.steps["tokens"].sum())
         return ratio(tokens, float(self.steps["latency_s"].sum())) if tokens else 0.0
+
+    @property
+    def dropped_copies(self) -> int:
+        """Token copies that were not computed, over all steps and MoE layers."""
+        return int(self.steps["dropped_copies"].sum())
+
+    @property
+    def changed_tokens(self) -> int:
+        """Tokens that got another output than the model's own, added up over steps and MoE layers."""
+        return int(self.steps["changed_tokens"].sum())
 
     @cached_property
     def peak_memory_bytes(self) -> int:
@@ -193,6 +208,9 @@ class Result:
             "wall_s": self.wall_s if timing else None,
             "events": self.events,
             "notes": list(self.notes),
+            "exact": self.exact,
+            "dropped_copies": self.dropped_copies,
+            "changed_tokens": self.changed_tokens,
         }
         return {key: plain(value) for key, value in figures.items()}
 

@@ -105,7 +105,7 @@ def _write_result(result: Result, directory: Path, timing: bool, charts: Sequenc
         (directory / "plots" / f"{name}.svg").write_bytes(image)
     _text(directory / "report.html", report_html(result, plots))
     manifest = _head("result", result)
-    manifest["policy"] = {"name": result.policy, "parameters": result.parameters}
+    manifest["policy"] = {"name": result.policy, "parameters": result.parameters, "exact": result.exact}
     manifest |= {"events": result.events, "wall_s": result.wall_s if timing else None, "tables": tables}
     manifest["notes"] = list(result.notes)
     _finish(directory, manifest)
@@ -193,6 +193,7 @@ def load_result(directory: str | Path) -> Result:
             name=manifest["name"],
             policy=manifest["policy"]["name"],
             parameters=manifest["policy"]["parameters"],
+            exact=manifest["policy"]["exact"],
             scenario=manifest["scenario"],
             seed=manifest["seed"],
             version=manifest["version"],

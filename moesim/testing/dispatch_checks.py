@@ -50,17 +50,20 @@ def _check_shape(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPlan)
     require(shape == expected, policy, name, f"traffic is for {shape} (layers, devices), not {expected}")
     ready = plan.planned.shape == (load.layers,) and plan.planned.dtype == np.bool_
     require(ready, policy, name, "planned is not one bool per layer")
+    for what, number in (("dropped", plan.dropped), ("changed", plan.changed)):
+        counts = number is None or (number.shape == (load.layers,) and number.dtype == np.int64)
+        require(counts, policy, name, f"{what} is not one int64 per layer")
+        require(number is None or bool((number >= 0).all()), policy, name, f"{what} has a negative number")
 
 
 def _check_conservation(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPlan) -> None:
     """What is sent is computed or said to be dropped, and traffic agrees with both."""
     load, name = case.load, case.name
     done, asked = plan.assignments.per_expert(load.layers, load.experts), load.per_expert
-    more = _first(done > asked)
-    require(not more, policy, name, f"(layer, expert) {more} is computed for more copies than were sent")
     dropped = np.zeros(load.layers, dtype=np.int64) if plan.dropped is None else plan.dropped
-    require(dropped.shape == (load.layers,), policy, name, "dropped is not one number per layer")
     if policy.exact:
+        more = _first(done > asked)
+        require(not more, policy, name, f"(layer, expert) {more} is computed for more copies than were sent")
         require(not dropped.any(), policy, name, "it calls itself exact and drops copies")
     lost = _first(done.sum(axis=1) + dropped != asked.sum(axis=1))
     require(not lost, policy, name, f"layer {lost}: copies computed and dropped do not add up to the load")
@@ -76,6 +79,22 @@ def _check_conservation(policy: DispatchPolicy, case: DispatchCase, plan: Dispat
     rows = np.isclose(sent, offered, rtol=1e-9, atol=1e-6) | ((dropped > 0)[:, np.newaxis] & (sent < offered))
     off = _first(~rows)
     require(not off, policy, name, f"(layer, source) {off}: traffic sent is not what the source has")
+
+
+def _check_changes(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPlan) -> None:
+    """Tokens with copies that are dropped or computed by other experts are told."""
+    load, name = case.load, case.name
+    changed = np.zeros(load.layers, dtype=np.int64) if plan.changed is None else plan.changed
+    if policy.exact:
+        require(not changed.any(), policy, name, "it calls itself exact and changes tokens")
+        return
+    done, asked = plan.assignments.per_expert(load.layers, load.experts), load.per_expert
+    affected = np.maximum(asked - done, 0).sum(axis=1)
+    few = _first(changed < -(-affected // case.view.top_k))
+    what = "more tokens have copies dropped or moved to other experts than it says are changed"
+    require(not few, policy, name, f"layer {few}: {what}")
+    many = _first(changed > affected)
+    require(not many, policy, name, f"layer {many}: more tokens are said to be changed than copies are")
 
 
 def _check_weights(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPlan) -> None:
@@ -118,6 +137,7 @@ def check_plan(policy: DispatchPolicy, case: DispatchCase) -> DispatchPlan:
     _check_shape(policy, case, plan)
     _check_weights(policy, case, plan)
     _check_conservation(policy, case, plan)
+    _check_changes(policy, case, plan)
     seconds = policy.planning_seconds(case.load.experts, case.load.devices)
     usable = isinstance(seconds, float) and math.isfinite(seconds) and seconds >= 0
     require(usable, policy, case.name, f"planning_seconds gave {seconds!r}, not a time in seconds")
@@ -129,7 +149,8 @@ def check_dispatch_policy(policy: DispatchPolicy, cases: Iterable[DispatchCase] 
 
     It is pure, deterministic and picklable; copies computed and dropped add up to the load; traffic rows
     add up to what sources send and columns to what devices compute; only devices that hold or receive
-    weights compute; weights received fit; empty batches, one device, one expert and all tokens to one
+    weights compute; weights received fit; tokens that are changed by dropping or moving copies are told, and
+    there are none if the policy calls itself exact; empty batches, one device, one expert and all tokens to one
     expert are handled.
 
     Args:

@@ -65,6 +65,8 @@ def synthetic_tables(
             "bound_s": bound.sum(axis=1),
             "tokens": np.full(steps, 1024 * devices),
             "copies": copies.sum(axis=(1, 2)),
+            "dropped_copies": np.zeros(steps, dtype=np.int64),
+            "changed_tokens": np.zeros(steps, dtype=np.int64),
             "imbalance": uneven.mean(axis=1),
             "moved_bytes": np.full(steps, moved * layers * 5e7),
             "migrated_bytes": np.zeros(steps),

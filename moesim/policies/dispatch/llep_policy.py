@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from moesim.hardware.traffic import Traffic
 from moesim.policies.base import ClusterView, Parameters
 from moesim.policies.dispatch.llep import capacity_of, spill
 from moesim.policies.dispatch.placement_index import PlacementIndex, columns_per_source, index_for
+from moesim.policies.dispatch.seconds import Seconds
 from moesim.policies.plan import Assignments, DispatchPlan, Placement, WeightMoves
 from moesim.routing.load import Load
-from moesim.units import parse
 
 IntArray = npt.NDArray[np.int64]
 
 _SYMBOLS = {"m": "min_tokens_per_gemm", "lambda": "threshold"}
-
-
-def _seconds(value: Any) -> Any:
-    return parse(value, "s") if isinstance(value, str) else value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class LlepParameters(Parameters):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,23 +11,25 @@ from pydantic import Field
 
 from moesim.hardware.traffic import Traffic
 from moesim.policies.base import ClusterView, Parameters
-from moesim.policies.dispatch import replica_choice
+from moesim.policies.dispatch import replica_choice, source_choice
 from moesim.policies.dispatch.placement_index import PlacementIndex, columns_per_source, index_for
-from moesim.policies.plan import Assignments, DispatchPlan, Placement
+from moesim.policies.dispatch.row_plans import plan_of_split, plan_of_totals
+from moesim.policies.plan import DispatchPlan, Placement
 from moesim.routing.load import Load
 
-IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
 class StandardParameters(Parameters):
     """Parameters of standard dispatch."""
 
-    replica_choice: Literal["even", "nearest"] = Field(
+    replica_choice: Literal["even", "nearest", "static", "round_robin", "random"] = Field(
         default="even",
         description="even: all replicas of an expert share its copies; nearest: replicas of the same device,"
-        " else of the same node, else all",
+        " else of the same node, else all; static: one replica for each source, the nearest; round_robin:"
+        " every source deals its copies to the replicas in turn; random: uniform for every copy",
     )
+    seed: int = Field(default=0, ge=0, description="seed of the random choice")
 
 
 def _fit(matrix: FloatArray, inbound: FloatArray) -> FloatArray:
@@ -54,7 +56,9 @@ class Standard:
     parameters: StandardParameters = field(default_factory=StandardParameters)
     name: ClassVar[str] = "standard"
     summary: ClassVar[str] = "tokens go to the devices that hold their experts"
-    source: ClassVar[str] = "GShard (arXiv 2006.16668); replica choice as in SGLang 'dynamic' and 'static'"
+    source: ClassVar[str] = (
+        "GShard (arXiv 2006.16668); random and static replicas are SGLang's 'dynamic' and 'static'"
+    )
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = StandardParameters
 
@@ -65,34 +69,41 @@ class Standard:
             InputError: load and placement differ in layers, devices or experts.
         """
         index = index_for(load, placement)
-        is_nearest = self.parameters.replica_choice == "nearest" and bool(index.shared.size)
-        if load.is_pooled and is_nearest:
-            copies, traffic = self._pooled_nearest(load, index, view)
-        elif load.is_pooled:
-            copies = replica_choice.even_totals(index, load.per_expert.ravel())
-            inbound = index.sum_per_device(copies).reshape(load.layers, load.devices)
-            traffic = Traffic.pooled(inbound, load.share)
+        choice = self.parameters.replica_choice if index.shared.size else "even"
+        if load.is_pooled:
+            return self._pooled(choice, load, index, view)
+        columns = columns_per_source(load)
+        if choice == "nearest":
+            split = replica_choice.nearest(index, columns, view.node_of)
+        elif choice == "static":
+            split = source_choice.static(index, columns, view.node_of)
+        elif choice == "round_robin":
+            split = source_choice.round_robin(index, columns)
+        elif choice == "random":
+            split = source_choice.random(index, columns, self.parameters.seed)
         else:
-            columns = columns_per_source(load)
-            if is_nearest:
-                split = replica_choice.nearest(index, columns, view.node_of)
-            else:
-                split = replica_choice.even(index, columns)
-            copies = split.sum(axis=0)
-            pairs = index.sum_per_device(split).reshape(load.devices, load.layers, load.devices)
-            traffic = Traffic.of_pairs(pairs.transpose(1, 0, 2))
-        assignments = Assignments(index.layer, index.expert, index.device, copies)
-        return DispatchPlan(assignments, traffic, np.zeros(load.layers, dtype=bool))
+            split = replica_choice.even(index, columns)
+        return plan_of_split(load, index, split)
 
-    @staticmethod
-    def _pooled_nearest(load: Load, index: PlacementIndex, view: ClusterView) -> tuple[IntArray, Traffic]:
-        """Split totals over near replicas as if every source had its share of every expert."""
+    def _pooled(self, choice: str, load: Load, index: PlacementIndex, view: ClusterView) -> DispatchPlan:
+        """Split totals as if every source had its share of every expert; whose turn it is is not known."""
         totals = load.per_expert.ravel()
-        parts = replica_choice.nearest_share(index, load.share, view.node_of) * totals[index.key]
+        if choice == "nearest":
+            share = replica_choice.nearest_share(index, load.share, view.node_of)
+        elif choice == "static":
+            every = np.repeat(load.share[:, np.newaxis], totals.size, axis=1)
+            share = source_choice.static(index, every, view.node_of)
+        elif choice == "random":
+            columns = totals[np.newaxis]
+            return plan_of_totals(load, index, source_choice.random(index, columns, self.parameters.seed)[0])
+        else:
+            return plan_of_totals(load, index, replica_choice.even_totals(index, totals))
+        parts = share * totals[index.key]
         copies = replica_choice.largest_remainder(parts.sum(axis=0), index.key, totals)
         inbound = index.sum_per_device(copies).reshape(load.layers, load.devices)
         pairs = index.sum_per_device(parts).reshape(load.devices, load.layers, load.devices)
-        return copies, Traffic.of_pairs(_fit(pairs.transpose(1, 0, 2), inbound.astype(np.float64)))
+        traffic = Traffic.of_pairs(_fit(pairs.transpose(1, 0, 2), inbound.astype(np.float64)))
+        return replace(plan_of_totals(load, index, copies), traffic=traffic)
 
     def planning_seconds(self, experts: int, devices: int) -> float:
         """Return zero: the destination of a copy is a table look-up inside the permute kernel."""

@@ -77,6 +77,7 @@ def policy_table(comparison: Comparison) -> str:
             format_bytes(result.peak_memory_bytes),
             f"{comparison.memory_ratio(result):.2f}x",
             verdict(result),
+            "yes" if result.exact else "no",
         )
         for result in comparison.results
     ]
@@ -90,6 +91,7 @@ def policy_table(comparison: Comparison) -> str:
         "peak memory",
         "ratio",
         "memory",
+        "exact",
     )
     return table(heads, rows, comparison.baseline.policy)
 
@@ -110,6 +112,7 @@ def cause_table(results: Sequence[Result]) -> str:
 def figures_of(result: Result) -> list[tuple[str, str]]:
     """Return the key figures of a run: name and text."""
     latency = result.latency_s
+    changes = [] if result.exact else [("changed tokens", f"{result.changed_tokens:,}")]
     return [
         ("latency per step", format_time(latency["mean"])),
         ("p99", format_time(latency["p99"])),
@@ -118,6 +121,7 @@ def figures_of(result: Result) -> list[tuple[str, str]]:
         ("imbalance", f"{result.imbalance:.2f}"),
         ("peak memory", format_bytes(result.peak_memory_bytes)),
         ("memory", verdict(result)),
+        *changes,
     ]
 
 

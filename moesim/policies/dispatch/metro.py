@@ -1,0 +1,103 @@
+"""METRO: as few activated experts on the fullest device as possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from moesim.policies.base import ClusterView, Parameters
+from moesim.policies.dispatch.min_max import Web, balance
+from moesim.policies.dispatch.placement_index import index_for
+from moesim.policies.dispatch.replica_choice import even_totals
+from moesim.policies.dispatch.row_plans import plan_in_proportion
+from moesim.policies.dispatch.seconds import Seconds
+from moesim.policies.dispatch.shared_rows import shared_rows
+from moesim.policies.plan import DispatchPlan, Placement
+from moesim.routing.load import Load
+
+
+class MetroParameters(Parameters):
+    """Parameters of METRO."""
+
+    planning_s: Seconds = Field(
+        default=0.0, ge=0, description="planning time of a layer; the paper calls it minimal"
+    )
+
+
+def choose(web: Web, tokens: Sequence[int], active: list[int], loads: list[int]) -> list[int]:
+    """Choose one device for each shared expert with copies.
+
+    Greedy first: experts by falling copies, each to the device with the fewest activated experts so far, of
+    equal ones that with the fewest copies. What that leaves above the optimum is taken away by moving experts
+    along chains of replicas.
+
+    Args:
+        web: where the shared experts stand.
+        tokens: copies of each shared expert.
+        active: activated experts of each device among the others; changed in place.
+        loads: copies of each device of the others; changed in place.
+
+    Returns:
+        1 for the row that computes an expert, else 0, by row of the web.
+    """
+    chosen = [0] * sum(map(len, web.holders))
+    for expert in sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True):
+        if not tokens[expert]:
+            break
+        places = web.holders[expert]
+        best = min(range(len(places)), key=lambda place: (active[places[place]], loads[places[place]]))
+        chosen[web.first[expert] + best] = 1
+        active[places[best]] += 1
+        loads[places[best]] += tokens[expert]
+    return balance(web, chosen, active)[0]
+
+
+@dataclass(frozen=True)
+class Metro:
+    """Every expert is computed by one of its replicas, so that no device reads more weights than it must.
+
+    Decode is bound by reading weights, and an expert's weights are read by every device that computes any
+    of its copies. The largest number of activated experts per device is the least possible; with equal
+    numbers the greedy part of the choice prefers devices with fewer copies.
+    """
+
+    parameters: MetroParameters = field(default_factory=MetroParameters)
+    name: ClassVar[str] = "metro"
+    summary: ClassVar[str] = (
+        "one replica per expert, so that the most activated experts of a device are fewest"
+    )
+    source: ClassVar[str] = "METRO (arXiv 2512.09277), with the choice made optimal"
+    exact: ClassVar[bool] = True
+    parameters_type: ClassVar[type[Parameters]] = MetroParameters
+
+    def plan(self, load: Load, placement: Placement, view: ClusterView) -> DispatchPlan:
+        """Plan all MoE layers of one step.
+
+        Raises:
+            InputError: load and placement differ in layers, devices or experts.
+        """
+        index = index_for(load, placement)
+        shared, totals = shared_rows(index), load.per_expert.ravel()
+        copies = even_totals(index, totals)
+        copies[shared.rows] = 0
+        loads = index.sum_per_device(copies).reshape(load.layers, load.devices)
+        active = index.sum_per_device((copies > 0).astype(np.int64)).reshape(load.layers, load.devices)
+        chosen: list[int] = [0] * shared.rows.size
+        planned = np.zeros(load.layers, dtype=bool)
+        of_row = totals[index.key[shared.rows]]
+        for layer, web in enumerate(shared.webs):
+            begin, end = shared.starts[layer], shared.starts[layer + 1]
+            if web is not None and of_row[begin:end].any():
+                planned[layer] = True
+                tokens = of_row[begin:end][list(web.first)].tolist()
+                chosen[begin:end] = choose(web, tokens, active[layer].tolist(), loads[layer].tolist())
+        copies[shared.rows] = of_row * np.asarray(chosen, dtype=np.int64)
+        return replace(plan_in_proportion(load, index, copies, shared.by_rank), planned=planned)
+
+    def planning_seconds(self, experts: int, devices: int) -> float:
+        """Return the time to plan one layer (s), charged only where an expert has a choice of devices."""
+        return self.parameters.planning_s
