@@ -116,7 +116,7 @@ class StepRunner:
         self.memory.observe(step, plan, sent, self.now)
         timeline = self._times(segments, exchanges)
         self.now += timeline.latency
-        bound_layers, bound = self.bound.step(load)
+        bound_layers, bound = self.bound.of_step(step, load)
         return StepRecord(
             step=step,
             load=load,
