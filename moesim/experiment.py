@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from moesim.engine import run
 from moesim.engine.tables import tables
 from moesim.errors import InputError, unknown_name
 from moesim.results import Comparison, Result
+from moesim.routing.shared import SharedLoads
 from moesim.scenario import build
+from moesim.workers import workers as processes
 
 if TYPE_CHECKING:
+    from moesim.engine.setup import Setup
     from moesim.policies.base import Policy
     from moesim.scenario import Scenario
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is going on, how much of it is done, how much there is)."""
-
-_HEARTBEAT_S = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,7 +56,7 @@ def simulate(
         Interrupted: Ctrl-C after the first step; holds the result of the steps that ran.
     """
     chosen = _choose(scenario, None if policy is None else [policy])[0]
-    return _simulate(scenario, chosen, progress)
+    return Bench(scenario).run(chosen, progress)
 
 
 def _choose(scenario: Scenario, asked: Sequence[str | Policy] | None) -> Sequence[Policy]:
@@ -68,9 +66,50 @@ def _choose(scenario: Scenario, asked: Sequence[str | Policy] | None) -> Sequenc
     return [build.build_policies(scenario, [one])[0] if isinstance(one, str) else one for one in asked]
 
 
-def _simulate(scenario: Scenario, policy: Policy, progress: Progress | None) -> Result:
+class Bench:
+    """A scenario on which several policies run: what does not depend on the policy is made once."""
+
+    def __init__(self, scenario: Scenario, folder: Path | None = None) -> None:
+        """Prepare.
+
+        Args:
+            scenario: what to run.
+            folder: where loads are kept for other policies and processes; None: they are drawn again.
+        """
+        self.scenario = scenario
+        self.folder = folder
+        self._first: Setup | None = None
+
+    def setup(self, policy: Policy) -> Setup:
+        """Return all that one run of a policy needs.
+
+        Raises:
+            InputError: the pieces of the scenario do not fit together.
+        """
+        if self._first is not None:
+            return build.with_policy(self.scenario, self._first, policy)
+        setup = build.build_setup(self.scenario, policy)
+        if self.folder is not None:
+            shared = SharedLoads(setup.routing, self.folder, setup.workload.steps)
+            self._first = replace(setup, routing=shared, bounds={})
+            return replace(self._first)
+        return setup
+
+    def run(self, policy: Policy, progress: Progress | None = None) -> Result:
+        """Run a policy.
+
+        Raises:
+            InputError: the pieces of the scenario do not fit together.
+            Interrupted: Ctrl-C after the first step; holds the result of the steps that ran.
+        """
+        return _run(self.scenario, policy, self.setup, progress)
+
+
+def _run(
+    scenario: Scenario, policy: Policy, prepare: Callable[[Policy], Setup], progress: Progress | None
+) -> Result:
     began = time.perf_counter()
-    setup = build.build_setup(scenario, policy)
+    setup = prepare(policy)
 
     def report(done: int, total: int) -> None:
         if progress is not None:
@@ -132,18 +171,30 @@ def compare(
     names = [policy.name for policy in chosen]
     _check_names(names, baseline)
     results: dict[str, Result] = {}
+
+    def take(place: int, result: Result) -> None:
+        results[names[place]] = result
+
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress("policies", done, total)
+
     try:
-        if workers > 1 and len(chosen) > 1:
-            _spread(scenario, chosen, workers, results, progress)
-        else:
-            for policy in chosen:
-                results[policy.name] = _simulate(scenario, policy, progress)
+        with shared_folder(len(chosen) > 1) as folder:
+            if workers > 1 and len(chosen) > 1:
+                given = (scenario, folder)
+                with processes(min(workers, len(chosen)), _prepare, given) as pool:
+                    pool.each(_run_in_worker, chosen, take, told)
+            else:
+                bench = Bench(scenario, folder)
+                for place, policy in enumerate(chosen):
+                    take(place, bench.run(policy, progress))
     except KeyboardInterrupt:
         if not results:
             raise KeyboardInterrupt from None
         done = [results[name] for name in names if name in results]
-        told = f"these are {len(done)} of {len(names)} policies"
-        raise Interrupted(Comparison(done, baseline if baseline in results else None), told) from None
+        kept = f"these are {len(done)} of {len(names)} policies"
+        raise Interrupted(Comparison(done, baseline if baseline in results else None), kept) from None
     return Comparison([results[name] for name in names], baseline)
 
 
@@ -160,67 +211,27 @@ def _check_names(names: Sequence[str], baseline: str | None) -> None:
         raise unknown_name("policy in this comparison", baseline, names)
 
 
-def _spread(
-    scenario: Scenario,
-    chosen: Sequence[Policy],
-    workers: int,
-    results: dict[str, Result],
-    progress: Progress | None,
-) -> None:
-    """Run policies in worker processes and collect their results by name.
-
-    Raises:
-        InputError: as a single run; of several failing policies the first one in order is told.
-    """
-    size = min(workers, len(chosen))
-    with _pool(size) as pool:
-        with _interrupts_ignored():  # for the workers to inherit: Ctrl-C is the parent's to handle
-            futures = {pool.submit(_simulate, scenario, policy, None): policy.name for policy in chosen}
-        waiting = set(futures)
-        while waiting:
-            finished, waiting = wait(waiting, timeout=_HEARTBEAT_S, return_when=FIRST_COMPLETED)
-            for future in finished:
-                if future.exception() is None:
-                    results[futures[future]] = future.result()
-            if progress is not None:
-                progress("policies", len(futures) - len(waiting), len(futures))
-        for future in futures:
-            try:
-                future.result()
-            except BrokenProcessPool as error:
-                message = "a worker process died, perhaps for want of memory"
-                raise InputError(message, hint="use fewer workers") from error
-
-
 @contextmanager
-def _pool(size: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of fresh processes, whose processes end at once when the block raises."""
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(size, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+def shared_folder(wanted: bool = True) -> Iterator[Path | None]:
+    """Give a temporary folder for loads; None where it is not wanted or cannot be had."""
     try:
-        yield pool
-    except BaseException:
-        for child in multiprocessing.active_children():
-            if child not in others:
-                child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin() -> None:
-    """Make a worker quiet."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change how signals are handled
+        made = TemporaryDirectory(prefix="moesim-loads-", ignore_cleanup_errors=True) if wanted else None
+    except OSError:
+        made = None
+    if made is None:
+        yield None
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with made as name:
+        yield Path(name)
+
+
+_BENCH: list[Bench] = []
+"""In a worker process: the bench that it works on."""
+
+
+def _prepare(scenario: Scenario, folder: Path | None) -> None:
+    _BENCH[:] = [Bench(scenario, folder)]
+
+
+def _run_in_worker(policy: Policy) -> Result:
+    return _BENCH[0].run(policy)

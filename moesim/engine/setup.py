@@ -68,6 +68,7 @@ class Setup:
         calibrations: where the constants of the cost models are looked up.
         parallel: tensor parallelism beside expert parallelism; ``model`` is one device's share of it.
         overlap: what runs beside what.
+        bounds: lower bounds already known, shared by runs that differ in the policy only; see ``BoundPricer``.
     """
 
     model: ModelSpec
@@ -83,6 +84,7 @@ class Setup:
     calibrations: Calibrations = field(default_factory=Calibrations)
     parallel: Parallelism = field(default_factory=Parallelism)
     overlap: Overlap = field(default_factory=Overlap)
+    bounds: dict[tuple[int, bytes], tuple[npt.NDArray[np.float64], float]] | None = None
 
     def __post_init__(self) -> None:
         """Check that groups divide the devices, and that model and routing speak of the same experts."""
@@ -180,7 +182,8 @@ class Setup:
 
     def with_tokens(self, tokens: npt.NDArray[np.int64]) -> Setup:
         """Return the same run with other tokens per device [devices]; experts stay where they are."""
-        changed = replace(self, workload=replace(self.workload, tokens_per_device=tuple(tokens.tolist())))
+        workload = replace(self.workload, tokens_per_device=tuple(tokens.tolist()))
+        changed = replace(self, workload=workload, bounds=None)
         shared = ("placement", "prices", "tables", "said")
         vars(changed).update({name: getattr(self, name) for name in shared})
         return changed

@@ -129,7 +129,7 @@ class StepRunner:
         if transition.seconds.any():
             timeline = timeline.after(float(transition.seconds.sum()))
         self.now += timeline.latency
-        bound_layers, bound = self.bound.step(load, self._computed(plan))
+        bound_layers, bound = self.bound.of_step(step, load, self._computed(plan))
         return StepRecord(
             step=step,
             load=load,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from moesim.scenario.checks import check_group, check_placement, check_size, check_tokens
@@ -28,6 +29,7 @@ __all__ = [
     "build_setup",
     "build_source",
     "kernels_spec",
+    "with_policy",
 ]
 
 _FROM_MODEL: Final = ("kind", "experts", "top_k", "layers", "seed")
@@ -213,7 +215,20 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
     if setup.overlap.kind != "none":
         with located(scenario, ("overlap",)):
             stretch(cluster, setup.kernels)
-    check_placement(scenario, policy, setup.view)
+    return _checked(scenario, setup)
+
+
+def with_policy(scenario: Scenario, setup: Setup, policy: Policy) -> Setup:
+    """Return what ``build_setup`` would for another policy; routing and known bounds are shared.
+
+    Raises:
+        InputError: as ``build_setup``.
+    """
+    return _checked(scenario, replace(setup, policy=policy))
+
+
+def _checked(scenario: Scenario, setup: Setup) -> Setup:
+    check_placement(scenario, setup.policy, setup.view)
     with located(scenario, ("costs", "source")):
         _ = setup.prices
     with located(scenario, ("kernels",)):

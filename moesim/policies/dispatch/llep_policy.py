@@ -162,21 +162,26 @@ def _send_matrix(load: Load, index: PlacementIndex, kept: IntArray, slices: _Sli
     """
     sent = columns_per_source(load)
     rows = np.flatnonzero(index.first == 0)
-    stays = sent.copy()
     key = slices.layer * load.experts + slices.expert
     split, slot = np.unique(key, return_inverse=True)
-    until = np.cumsum(sent[:, split], axis=0)
-    since = until - sent[:, split]
+    mine = np.take(sent, split, axis=1)
+    until = np.cumsum(mine, axis=0)
+    since = until - mine
+    stays = sent.copy()
     stays[:, split] = np.minimum(until, kept[split]) - np.minimum(since, kept[split])
-    by_row = np.zeros((load.devices, index.key.size), dtype=np.int64)
-    by_row[:, rows] = np.take(stays, index.key[rows], axis=1)
-    matrix = index.sum_per_device(by_row)
+    if not index.in_order:
+        by_row = np.zeros((load.devices, index.key.size), dtype=np.int64)
+        by_row[:, rows] = np.take(stays, index.key[rows], axis=1)
+        stays = by_row
+    matrix = index.sum_per_device(stays)
     # Slices sorted by (layer, device), so that those of one device add up in one go.
     where = slices.layer * load.devices + slices.device
     order = np.argsort(where, kind="stable")
     start, end = slices.start[order], slices.end[order]
-    parts = np.minimum(np.maximum(np.take(until, slot[order], axis=1), start), end)
-    parts -= np.minimum(np.maximum(np.take(since, slot[order], axis=1), start), end)
+    parts, before = np.take(until, slot[order], axis=1), np.take(since, slot[order], axis=1)
+    for numbers in (parts, before):
+        np.minimum(np.maximum(numbers, start, out=numbers), end, out=numbers)
+    parts -= before
     at, first = np.unique(where[order], return_index=True)
     if at.size:
         matrix[:, at] += np.add.reduceat(parts, first, axis=1)

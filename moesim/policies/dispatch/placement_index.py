@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -54,6 +55,11 @@ class PlacementIndex:
     starts: IntArray
     filled: IntArray
     home: IntArray
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether rows are the experts of all layers, each once and in order."""
+        return bool(np.array_equal(self.key, np.arange(self.layers * self.experts)))
 
     def sum_per_device(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Add up rows, [..., rows], into devices, [..., layers * devices]."""
