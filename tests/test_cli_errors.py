@@ -102,7 +102,7 @@ def test_errors_inside_workers_read_the_same():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["simulate", TINY, "--policy", "elpb"], "did you mean 'eplb'?"),
+        (["simulate", TINY, "--policy", "epllb"], "did you mean 'eplb'?"),
         (["reproduce", "leep"], "did you mean 'llep'?"),
         (["reproduce", "llep", "--json", "--csv"], "exclude each other"),
         (["list", "modls"], "models"),

@@ -149,9 +149,9 @@ def check_dispatch_policy(policy: DispatchPolicy, cases: Iterable[DispatchCase] 
 
     It is pure, deterministic and picklable; copies computed and dropped add up to the load; traffic rows
     add up to what sources send and columns to what devices compute; only devices that hold or receive
-    weights compute; weights received fit; tokens that are changed by dropping or moving copies are told, and
-    there are none if the policy calls itself exact; empty batches, one device, one expert and all tokens to one
-    expert are handled.
+    weights compute; weights received fit; tokens that are changed by dropping or moving copies are told,
+    and there are none if the policy calls itself exact; empty batches, one device, one expert and all tokens
+    to one expert are handled.
 
     Args:
         policy: the policy, with the parameters to check it with.
