@@ -28,7 +28,7 @@ HEADLINES = (
     (
         "Fig. 4 speed-up, Kimi-K2",
         "fraction=0.3, hot=1",
-        "LLEP over EP, Kimi-K2 layer, 30 % to 1 (worst point)",
+        "LLEP over EP, Kimi-K2 layer, 30 % to 1 (worst of LLEP)",
     ),
     ("Fig. 4 peak memory, gpt-oss-120b, EP", "fraction=0.95, hot=1", "peak memory of EP, gpt-oss-120b layer"),
     (
@@ -43,7 +43,23 @@ HEADLINES = (
     ),
     ("Rank imbalance, 32 ranks", "policy=eplb", "(max - mean) / mean load left by EPLB, 32 GB200"),
     ("DeepSeek decode, 18 H800 nodes", "tokens_per_device=88", "DeepSeek's production decode"),
-    ("vLLM decode, H200 nodes", "nodes=4", "vLLM decode on 4 H200 nodes (worst point)"),
+    ("vLLM decode, H200 nodes", "nodes=4", "vLLM decode on 4 H200 nodes"),
+    (
+        "SGLang decode, 9 H100 nodes",
+        "overlap=two_batch",
+        "SGLang decode on 9 H100 nodes, two batches overlapped",
+    ),
+    ("SGLang, gain of EPLB in prefill", "context=4096", "EPLB over none, SGLang prefill on 4 H100 nodes"),
+    (
+        "Decode step, 4 cards, context 2048, batch 456",
+        "tokens_per_device=114",
+        "Pangu Pro MoE decode on 4 Ascend 910B, batch 456",
+    ),
+    (
+        "TP8, conversations",
+        "context=200",
+        "Mixtral-8x22B in SGLang without CUDA graphs, TP8 (worst of steps)",
+    ),
 )
 """Figure, point, and what the README calls it."""
 UNITS = {"x": "x", "(max-mean)/mean": "", "tokens/s per device": " tokens/s/GPU"}
