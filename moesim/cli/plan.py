@@ -130,6 +130,7 @@ def _answer(name: str, load: Load, placement: Placement, made: DispatchPlan) -> 
         "device_copies": copies.tolist(),
         "imbalance": [float(c.max() / m) if m else 1.0 for c, m in zip(copies, mean, strict=True)],
         "planned": [bool(p) for p in made.planned],
+        "notes": list(placement.notes),
     }
 
 
@@ -150,4 +151,5 @@ def _print(answer: dict[str, Any]) -> None:
             count = answer["device_copies"][layer][device]
             lines.append(f"  device {device} holds [{held}], computes {count}: {done}")
         lines += moves[layer]
+    lines += [f"note: {note}" for note in answer["notes"]]
     click.echo("\n".join(lines))

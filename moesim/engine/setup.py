@@ -158,11 +158,11 @@ class Setup:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said about the prices of a run that has ended."""
+        """What is to be said about the placement and the prices of a run that has ended."""
         said = Notes()
         said.merge([self.said])
         said.merge(getattr(prices, "notes", Notes()) for prices in self.prices.values())
-        return said.texts()
+        return (*self.rank_placement.notes, *said.texts())
 
     def check_prices(self) -> None:
         """Look up the kernels of every kind of expert before anything runs.
@@ -243,7 +243,7 @@ class Setup:
     def placement(self) -> Placement:
         """Of which experts each device holds a share, or all where ranks are single devices."""
         ranks, parts = self.rank_placement, self.parallel.expert_tp
-        return ranks if parts == 1 else Placement(np.repeat(ranks.slots, parts, axis=1), ranks.experts)
+        return ranks if parts == 1 else replace(ranks, slots=np.repeat(ranks.slots, parts, axis=1))
 
 
 @contextmanager

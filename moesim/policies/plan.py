@@ -20,10 +20,12 @@ class Placement:
     Attributes:
         slots: logical expert per slot, int64 [layers, devices, slots]; -1 marks an empty slot.
         experts: number of logical experts; each stands in at least one slot of every layer.
+        notes: what is to be said of how it was found, for example that a solver ran out of time.
     """
 
     slots: IntArray
     experts: int
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every expert of every layer has a home."""
