@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moesim.experiment import compare, simulate
     from moesim.papers import reproduce
-    from moesim.results import Comparison, Result
+    from moesim.rank import rank
+    from moesim.results import Comparison, Ranking, Result
     from moesim.scenario import load_scenario
 
 __version__ = "0.1.0"
 
-__all__ = ["Comparison", "Result", "compare", "load_scenario", "reproduce", "simulate"]
+__all__ = ["Comparison", "Ranking", "Result", "compare", "load_scenario", "rank", "reproduce", "simulate"]
 
 _HOMES = {
     "Comparison": "moesim.results",
+    "Ranking": "moesim.results",
     "Result": "moesim.results",
     "compare": "moesim.experiment",
     "load_scenario": "moesim.scenario",
+    "rank": "moesim.rank",
     "reproduce": "moesim.papers",
     "simulate": "moesim.experiment",
 }
