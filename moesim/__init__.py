@@ -9,19 +9,32 @@ if TYPE_CHECKING:
     from moesim.experiment import compare, simulate
     from moesim.layouts import compare_layouts
     from moesim.papers import reproduce
-    from moesim.results import Comparison, Result
+    from moesim.rank import rank
+    from moesim.results import Comparison, Ranking, Result
     from moesim.scenario import load_scenario
 
 __version__ = "0.1.0"
 
-__all__ = ["Comparison", "Result", "compare", "compare_layouts", "load_scenario", "reproduce", "simulate"]
+__all__ = [
+    "Comparison",
+    "Ranking",
+    "Result",
+    "compare",
+    "compare_layouts",
+    "load_scenario",
+    "rank",
+    "reproduce",
+    "simulate",
+]
 
 _HOMES = {
     "Comparison": "moesim.results",
+    "Ranking": "moesim.results",
     "Result": "moesim.results",
     "compare": "moesim.experiment",
     "compare_layouts": "moesim.layouts",
     "load_scenario": "moesim.scenario",
+    "rank": "moesim.rank",
     "reproduce": "moesim.papers",
     "simulate": "moesim.experiment",
 }

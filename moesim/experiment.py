@@ -21,6 +21,7 @@ from moesim.workers import workers as processes
 if TYPE_CHECKING:
     from moesim.engine.setup import Setup
     from moesim.policies.base import Policy
+    from moesim.results.ranking import Ranking
     from moesim.scenario import Scenario
 
 Progress = Callable[[str, int, int], None]
@@ -31,11 +32,12 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C ended a run before its time.
 
     Attributes:
-        done: what was finished: a result of the steps that ran, or a comparison of the policies that did.
+        done: what was finished: a result of the steps that ran, or a comparison or ranking of the policies
+            that did.
         told: how much that is, for people.
     """
 
-    def __init__(self, done: Result | Comparison, told: str) -> None:
+    def __init__(self, done: Result | Comparison | Ranking, told: str) -> None:
         super().__init__(done, told)
         self.done = done
         self.told = told
@@ -55,11 +57,11 @@ def simulate(
         InputError: the pieces of the scenario do not fit together, or the policy is unknown.
         Interrupted: Ctrl-C after the first step; holds the result of the steps that ran.
     """
-    chosen = _choose(scenario, None if policy is None else [policy])[0]
+    chosen = choose(scenario, None if policy is None else [policy])[0]
     return Bench(scenario).run(chosen, progress)
 
 
-def _choose(scenario: Scenario, asked: Sequence[str | Policy] | None) -> Sequence[Policy]:
+def choose(scenario: Scenario, asked: Sequence[str | Policy] | None) -> Sequence[Policy]:
     """Return policies as they are, or built by name."""
     if asked is None:
         return build.build_policies(scenario, None)
@@ -167,9 +169,9 @@ def compare(
         Interrupted: Ctrl-C after the first policy; holds the comparison of those that are done, against
             the first of them if the baseline is not.
     """
-    chosen = _choose(scenario, policies)
+    chosen = choose(scenario, policies)
     names = [policy.name for policy in chosen]
-    _check_names(names, baseline)
+    check_names(names, baseline)
     results: dict[str, Result] = {}
 
     def take(place: int, result: Result) -> None:
@@ -198,7 +200,7 @@ def compare(
     return Comparison([results[name] for name in names], baseline)
 
 
-def _check_names(names: Sequence[str], baseline: str | None) -> None:
+def check_names(names: Sequence[str], baseline: str | None) -> None:
     """Refuse before the first step what the comparison would refuse after the last one."""
     if not names:
         message = "a comparison needs at least one policy"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from moesim.results import Comparison, Result
+    from moesim.results import Comparison, Ranking, Result
 
 _WIDTH = 100
 """Columns where no terminal says otherwise, so that files hold the same bytes everywhere."""
@@ -98,7 +98,7 @@ def text_of(value: object) -> str:
 
 
 def deliver(
-    run: Callable[[Report], Result | Comparison], out: str | None, as_json: bool, timing: bool
+    run: Callable[[Report], Result | Comparison | Ranking], out: str | None, as_json: bool, timing: bool
 ) -> None:
     """Run, write to a directory and print; Ctrl-C leaves what is done, with exit status 130.
 
@@ -130,13 +130,16 @@ def deliver(
         click.get_current_context().exit(130)
 
 
-def _print_run(run: Result | Comparison, as_json: bool, timing: bool) -> None:
-    from moesim.results import Result
+def _print_run(run: Result | Comparison | Ranking, as_json: bool, timing: bool) -> None:
+    from moesim.results import Ranking, Result
     from moesim.results.render import render_comparison, render_result
+    from moesim.results.render_ranking import render_ranking
     from moesim.units import format_time
 
     if as_json:
         print_json(run.summary(timing=timing) if isinstance(run, Result) else run.to_dict())
+    elif isinstance(run, Ranking):
+        print_rich(render_ranking(run))
     else:
         print_rich(render_result(run) if isinstance(run, Result) else render_comparison(run, width=_width()))
     if timing:

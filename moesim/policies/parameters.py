@@ -46,6 +46,17 @@ def unknown_key(owner: str, key: str, known: list[str]) -> PolicyInputError:
     return PolicyInputError(f"{owner} has no parameter '{key}'", hint=hint, key=(key,))
 
 
+def takes(kind: type[Parameters], key: str, value: Any) -> bool:
+    """Say whether a parameter model knows a key, under this name or another, whatever its value."""
+    if key in kind.model_fields:
+        return True
+    try:
+        kind.model_validate({key: value})
+    except ValidationError as error:
+        return all(problem["type"] != "extra_forbidden" for problem in error.errors(include_url=False))
+    return True
+
+
 def read_parameters(owner: str, kind: type[Parameters], given: Mapping[str, Any]) -> Parameters:
     """Validate parameters.
 

@@ -109,6 +109,15 @@ def dispatch_names() -> list[str]:
     return sorted(_entries("dispatch"))
 
 
+def parameters_type(kind: Kind, name: str) -> type[Parameters]:
+    """Return the parameter model of a policy.
+
+    Raises:
+        InputError: unknown name, or a plug-in that cannot be used.
+    """
+    return cast("type[Parameters]", _load(kind, name).parameters_type)  # type: ignore[attr-defined]
+
+
 def _create(kind: Kind, name: str, parameters: Mapping[str, Any] | None) -> Any:
     found = _load(kind, name)
     return found(read_parameters(f"{kind} policy '{name}'", found.parameters_type, parameters or {}))  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moesim.results.memory import fullest_device, holding
@@ -49,10 +50,25 @@ def cause_changes(comparison: Comparison, result: Result, most: int = 11) -> lis
         most: most causes to name.
     """
     rows = comparison.changes
-    rows = rows[(rows["policy"] == result.policy) & (rows["share"].abs() >= WORTH_TELLING)]
+    rows = rows[rows["policy"] == result.policy]
+    changes = dict(zip(rows["cause"], rows["change_s"], strict=True))
+    return cause_words(changes, comparison.baseline.latency_s["mean"], most)
+
+
+def cause_words(changes: Mapping[str, float], latency_s: float, most: int = 11) -> list[str]:
+    """Return the changes that are worth telling, in the order given.
+
+    Args:
+        changes: seconds that each cause gained or lost, by cause.
+        latency_s: what they are a share of (s).
+        most: most causes to name.
+    """
+    shares = {cause: change / latency_s if latency_s else 0.0 for cause, change in changes.items()}
     return [
-        f"{SAID[cause]} {'grew' if change > 0 else 'shrank'} by {format_time(abs(change))} ({percent(share)})"
-        for cause, change, share in zip(rows["cause"], rows["change_s"], rows["share"], strict=True)
+        f"{SAID[cause]} {'grew' if change > 0 else 'shrank'} by {format_time(abs(change))}"
+        f" ({percent(shares[cause])})"
+        for cause, change in changes.items()
+        if abs(shares[cause]) >= WORTH_TELLING
     ][:most]
 
 

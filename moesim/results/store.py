@@ -43,8 +43,14 @@ def _json(data: Any) -> str:
     return json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8 with plain line ends."""
     path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write data as JSON."""
+    write_text(path, _json(data))
 
 
 def scenario_hash(scenario: Any) -> str:
@@ -58,7 +64,8 @@ def _scenario_yaml(scenario: Any) -> str:
     return str(yaml.safe_dump(plain(scenario), sort_keys=False, allow_unicode=True, width=100))
 
 
-def _head(kind: str, result: Result) -> dict[str, Any]:
+def head(kind: str, result: Result) -> dict[str, Any]:
+    """Return what every manifest begins with."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -72,10 +79,10 @@ def _head(kind: str, result: Result) -> dict[str, Any]:
     }
 
 
-def _finish(directory: Path, manifest: dict[str, Any]) -> None:
+def finish(directory: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest, which names every file of the directory, itself included."""
     names = sorted({*files_below(directory), MANIFEST})
-    _text(directory / MANIFEST, _json({**manifest, "files": names}))
+    write_text(directory / MANIFEST, _json({**manifest, "files": names}))
 
 
 def _write_result(result: Result, directory: Path, timing: bool, charts: Sequence[str] | None = None) -> None:
@@ -84,8 +91,8 @@ def _write_result(result: Result, directory: Path, timing: bool, charts: Sequenc
     from moesim.results.report import report_html
 
     directory.mkdir(parents=True, exist_ok=True)
-    _text(directory / "scenario.yaml", _scenario_yaml(result.scenario))
-    _text(directory / "summary.json", _json(result.summary(timing)))
+    write_text(directory / "scenario.yaml", _scenario_yaml(result.scenario))
+    write_text(directory / "summary.json", _json(result.summary(timing)))
     (directory / "tables").mkdir()
     tables = {}
     for name, frame in result.tables.items():
@@ -103,29 +110,30 @@ def _write_result(result: Result, directory: Path, timing: bool, charts: Sequenc
     plots = {name: render(figure, "svg") for name, figure in result_plots(result, charts).items()}
     for name, image in plots.items():
         (directory / "plots" / f"{name}.svg").write_bytes(image)
-    _text(directory / "report.html", report_html(result, plots))
-    manifest = _head("result", result)
+    write_text(directory / "report.html", report_html(result, plots))
+    manifest = head("result", result)
     manifest["policy"] = {"name": result.policy, "parameters": result.parameters, "exact": result.exact}
     manifest |= {"events": result.events, "wall_s": result.wall_s if timing else None, "tables": tables}
     manifest["notes"] = list(result.notes)
-    _finish(directory, manifest)
+    finish(directory, manifest)
 
 
-def _write_comparison(comparison: Comparison, directory: Path, timing: bool) -> None:
+def write_comparison(comparison: Comparison, directory: Path, timing: bool) -> None:
+    """Write a comparison into a directory that is empty."""
     from moesim.results.plots.gallery import OWN_PLOTS, comparison_plots
     from moesim.results.plots.style import render
     from moesim.results.report import report_html
 
-    _text(directory / "scenario.yaml", _scenario_yaml(comparison.baseline.scenario))
-    _text(directory / "summary.json", _json(comparison.to_dict()))
-    _text(directory / "explanation.txt", "\n".join(comparison.explain()) + "\n")
+    write_text(directory / "scenario.yaml", _scenario_yaml(comparison.baseline.scenario))
+    write_text(directory / "summary.json", _json(comparison.to_dict()))
+    write_text(directory / "explanation.txt", "\n".join(comparison.explain()) + "\n")
     (directory / "plots").mkdir()
     figures = comparison_plots(comparison)
     plots = {name: render(figure, "svg") for name, figure in figures.items()}
     for name, image in plots.items():
         (directory / "plots" / f"{name}.svg").write_bytes(image)
     (directory / "plots" / "overview.png").write_bytes(render(figures["overview"], "png"))
-    _text(directory / "report.html", report_html(comparison, plots))
+    write_text(directory / "report.html", report_html(comparison, plots))
     folders: dict[str, str] = {}
     for number, result in enumerate(comparison.results):
         slug = re.sub(r"[^A-Za-z0-9_-]+", "_", result.policy).strip("_")[:48].lower() or "policy"
@@ -133,9 +141,9 @@ def _write_comparison(comparison: Comparison, directory: Path, timing: bool) -> 
             slug = f"{slug}-{number}"
         folders[result.policy] = f"policies/{slug}"
         _write_result(result, directory / folders[result.policy], timing, OWN_PLOTS)
-    manifest = _head("comparison", comparison.baseline)
+    manifest = head("comparison", comparison.baseline)
     manifest |= {"baseline": comparison.baseline.policy, "policies": folders}
-    _finish(directory, manifest)
+    finish(directory, manifest)
 
 
 def save(run: Result | Comparison, directory: str | Path, *, timing: bool = True) -> Path:
@@ -154,7 +162,7 @@ def save(run: Result | Comparison, directory: str | Path, *, timing: bool = True
     """
     with replacing(directory) as work:
         if isinstance(run, Comparison):
-            _write_comparison(run, work, timing)
+            write_comparison(run, work, timing)
         else:
             _write_result(run, work, timing)
     return Path(directory)

@@ -19,20 +19,19 @@ def build_policy(scenario: Scenario, policy: str | PolicySection) -> Policy:
 
     Args:
         scenario: whose policies are meant.
-        policy: one of its sections, or a name: of one of the scenario's policies, else of a preset.
+        policy: one of its sections, or a name: of one of the scenario's policies, else of a preset, a placement
+            or a dispatch policy; parameters and combinations as in ``llep(alpha=1.2)`` and ``greedy+llep``.
 
     Raises:
         InputError: an unknown name, or a parameter that does not exist or does not fit.
     """
-    from moesim.policies import create_policy, policy_presets
+    from moesim.policies import create_policy
+    from moesim.scenario.policy_named import policy_from_text
 
     if isinstance(policy, str):
-        named = {section.name: section for section in scenario.spec.policies}
-        if policy not in named and policy not in policy_presets():
-            raise unknown_name("policy", policy, {*named, *policy_presets()})
-        return build_policy(scenario, named[policy]) if policy in named else create_policy(policy)
+        return policy_from_text(scenario, policy)
     with located(scenario, _path(scenario, policy)):
-        return create_policy(_mapping(policy))
+        return create_policy(policy_mapping(policy))
 
 
 def build_policies(scenario: Scenario, names: Iterable[str] | None = None) -> list[Policy]:
@@ -70,7 +69,7 @@ def _path(scenario: Scenario, section: PolicySection) -> tuple[str | int, ...]:
     return ("policies",)
 
 
-def _mapping(section: PolicySection) -> dict[str, Any]:
+def policy_mapping(section: PolicySection) -> dict[str, Any]:
     """Write a section as ``create_policy`` reads it, a preset's parts filled in.
 
     Raises:

@@ -152,7 +152,9 @@ def _improved(problem: Problem, clusters: list[list[int]], bound: int) -> list[l
 @cache
 def _subsets(size: int, taken: int) -> IntArray:
     """List the subsets of so many out of ``size``, int64 [subsets, taken]."""
-    return np.asarray(list(combinations(range(size), taken)), dtype=np.int64).reshape(comb(size, taken), taken)
+    return np.asarray(list(combinations(range(size), taken)), dtype=np.int64).reshape(
+        comb(size, taken), taken
+    )
 
 
 def _best_swap(problem: Problem, high: list[int], low: list[int]) -> tuple[list[int], list[int]] | None:

@@ -86,9 +86,7 @@ def _lowest_bit(masks: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return np.bitwise_count(single - np.uint64(1)).astype(np.int64)
 
 
-def _affordable(
-    problem: Problem, best: int
-) -> tuple[npt.NDArray[np.uint64], IntArray, IntArray] | None:
+def _affordable(problem: Problem, best: int) -> tuple[npt.NDArray[np.uint64], IntArray, IntArray] | None:
     """List the clusters that a better clustering may have: their experts as bits, excess, first expert."""
     experts = len(problem.loads)
     wanted = sorted({size for size in problem.sizes if size})

@@ -64,7 +64,9 @@ class Grace:
         asked = self.parameters.redundant
         fits = room * view.devices - view.experts
         if asked is not None and asked > fits:
-            message = f"grace: {asked} redundant experts do not fit, memory holds {room} slots per device and layer"
+            message = (
+                f"grace: {asked} redundant experts do not fit, memory holds {room} slots per device and layer"
+            )
             raise InputError(message, hint=f"at most {fits} fit")
         copies = view.devices if asked is None else asked
         speed = np.ones(view.devices) if view.speed is None else np.asarray(view.speed)

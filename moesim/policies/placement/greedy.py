@@ -105,4 +105,3 @@ def _deal(
         filled[every, device] += 1
         holds[every, device, item] = True
     return chosen
-

@@ -157,7 +157,9 @@ class _Search:
                 break
         return device_of
 
-    def _best_swap(self, device_of: IntArray, costs: FloatArray, at: int) -> tuple[IntArray, FloatArray] | None:
+    def _best_swap(
+        self, device_of: IntArray, costs: FloatArray, at: int
+    ) -> tuple[IntArray, FloatArray] | None:
         """Return the best swap of a cluster of the worst transfer of a boundary, with its costs."""
         slowness, count = _slowness(self.bandwidth), len(self.bandwidth)
         price = self.traffic[at] * slowness[np.ix_(device_of[at], device_of[at + 1])]

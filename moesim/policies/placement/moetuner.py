@@ -128,7 +128,9 @@ def solve(
             if best is not None:
                 found, bound = best, problem.value(best)
         layers.append((problem, found, bound, False))
-    far = [at for at, (problem, found, bound, _) in enumerate(layers) if _far(problem, found, bound, tolerance)]
+    far = [
+        at for at, (problem, found, bound, _) in enumerate(layers) if _far(problem, found, bound, tolerance)
+    ]
     for turn, at in enumerate(far if solver != "search" else ()):
         problem, found, bound, _ = layers[at]
         # Half of what is left, so that stage 2 has its share.

@@ -30,7 +30,9 @@ class MoetunerParameters(Parameters):
         " else HiGHS; highs always HiGHS; search neither",
     )
     time_limit_s: float = Field(
-        default=20.0, gt=0, description="time for HiGHS and the search of stage 2; then the best found is used"
+        default=20.0,
+        gt=0,
+        description="time for HiGHS and the search of stage 2; then the best found is used",
     )
     tolerance: float = Field(
         default=0.001,
@@ -87,7 +89,9 @@ def _note(solution: Solution, copies: int) -> str:
     even, moved = solution.balanced, solution.transfers
     could_save = 100 * (even.objective - even.bound) / max(1, copies)
     told = (
-        "clusters optimal" if even.optimal else f"clusters within {could_save:.1g} % of all copies of the optimum",
+        "clusters optimal"
+        if even.optimal
+        else f"clusters within {could_save:.1g} % of all copies of the optimum",
         "mapping optimal" if moved.optimal else f"mapping with a gap of {100 * moved.gap:.2g} %",
     )
     ended = "; ended by its limits, best found is used" if even.cut_short or moved.cut_short else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 
@@ -45,7 +45,8 @@ $body
 )
 
 
-def _section(title: str, inner: str) -> str:
+def section(title: str, inner: str) -> str:
+    """Return a part of a page under a heading."""
     return f"<section><h2>{escape(title)}</h2>\n{inner}\n</section>"
 
 
@@ -59,9 +60,7 @@ def _cards(result: Result) -> str:
 def _charts(plots: Mapping[str, bytes]) -> list[str]:
     """Return the charts one below the other; the overview would only repeat them."""
     return [
-        _section(
-            TITLES.get(name, name), f"<figure>{inline_svg(image, name, TITLES.get(name, name))}</figure>"
-        )
+        section(TITLES.get(name, name), f"<figure>{inline_svg(image, name, TITLES.get(name, name))}</figure>")
         for name, image in plots.items()
         if name != "overview"
     ]
@@ -94,7 +93,7 @@ def _alarm(results: tuple[Result, ...]) -> list[str]:
 def _notes(results: tuple[Result, ...]) -> list[str]:
     said = dict.fromkeys(note for result in results for note in result.notes)
     items = "".join(f"<li>{escape(note)}</li>" for note in said)
-    return [_section("Notes on prices", f"<ul>{items}</ul>")] if said else []
+    return [section("Notes on prices", f"<ul>{items}</ul>")] if said else []
 
 
 def _scenario(result: Result) -> str:
@@ -113,22 +112,34 @@ def report_html(run: Result | Comparison, plots: Mapping[str, bytes] | None = No
         results, first = run.results, run.baseline
         figures = comparison_plots(run) if plots is None else {}
         heading = f"{escape(run.name)}: {len(results)} policies compared"
-        top = [_section("Policies", policy_table(run)), *_alarm(results), _section("Why", _words(run))]
+        top = [section("Policies", policy_table(run)), *_alarm(results), section("Why", _words(run))]
     else:
         results, first = (run,), run
         figures = result_plots(run) if plots is None else {}
         heading = f"{escape(run.name)}: {escape(run.policy)}"
-        top = [_section("Figures", _cards(run)), *_alarm(results)]
+        top = [section("Figures", _cards(run)), *_alarm(results)]
     images = {name: render(figure, "svg") for name, figure in figures.items()} if plots is None else plots
     steps, devices = len(first.steps), first.memory["device"].nunique()
     about = f"{steps} step{'s' if steps != 1 else ''} on {devices} device{'s' if devices != 1 else ''}"
     body = [
         *top,
         *_charts(images),
-        _section("Time by cause", cause_table(results)),
+        section("Time by cause", cause_table(results)),
         *_notes(results),
-        _section("Scenario", _scenario(first)),
+        section("Scenario", _scenario(first)),
     ]
+    return page(first, heading, about, body)
+
+
+def page(first: Result, heading: str, about: str, body: Sequence[str]) -> str:
+    """Return a whole page.
+
+    Args:
+        first: a result that tells version and seed.
+        heading: its heading, as HTML.
+        about: a line below it.
+        body: its sections.
+    """
     return _PAGE.substitute(
         title=f"moesim: {heading}",
         style=files(__package__).joinpath("report.css").read_text(encoding="utf-8"),

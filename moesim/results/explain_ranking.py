@@ -1,0 +1,75 @@
+"""A ranking in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moesim.results.explain import out_of_memory_line
+from moesim.results.statistics import LEVEL, METHOD, Estimate
+from moesim.units import format_bytes, format_time
+
+if TYPE_CHECKING:
+    from moesim.results.ranking import Ranking, Standing
+
+
+def times(estimate: Estimate) -> str:
+    """Format a ratio with its interval, for example ``1.25x [1.22, 1.28]``."""
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:.2f}x"
+    return f"{estimate.mean:.2f}x [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def seconds(estimate: Estimate) -> str:
+    """Format a time with half the width of its interval, for example ``1.2 ms +- 30 us``."""
+    if estimate.low is None or estimate.high is None:
+        return format_time(estimate.mean)
+    return f"{format_time(estimate.mean)} +- {format_time((estimate.high - estimate.low) / 2)}"
+
+
+def what_intervals_are(ranking: Ranking) -> str:
+    """Say over what the intervals are, and by which method."""
+    count = len(ranking.runs)
+    runs = f"{count} runs" if count > 1 else f"{len(ranking.comparisons[0].baseline.steps)} steps"
+    text = f"{LEVEL:.0%} intervals over {ranking.over} ({runs}): {METHOD}"
+    if count > 1 and not ranking.seeds_matter and any(a.trace == b.trace for a, b in _neighbours(ranking)):
+        text += "; seeds change nothing here"
+    if ranking.standings[0].latency.interval is None:
+        text = "no intervals: a single step says nothing about its spread"
+    return text
+
+
+def _neighbours(ranking: Ranking) -> list[tuple[object, ...]]:
+    return list(zip(ranking.runs, ranking.runs[1:], strict=False))
+
+
+def explain_standing(ranking: Ranking, one: Standing) -> list[str]:
+    """Return the lines about one policy: place, causes, memory."""
+    place = f"{one.rank}. {one.name}: {seconds(one.latency)} per step"
+    above = 100 * (one.latency.mean / one.bound_s - 1) if one.bound_s else 0.0
+    place += f", {above:.0f} % above the lower bound"
+    if one.name == ranking.baseline:
+        lines = [f"{place}; the baseline"]
+    else:
+        lines = [f"{place}; {times(one.speedup)} the speed of {ranking.baseline}"]
+        lines.append(f"  time: {', '.join(one.reason) or 'no cause changes noticeably'}")
+        change = format_bytes(abs(one.memory_cost_bytes))
+        more = "the same peak" if not one.memory_cost_bytes else (
+            f"{change} {'more' if one.memory_cost_bytes > 0 else 'less'} ({one.memory_ratio:.2f}x)"
+        )  # fmt: skip
+        lines.append(f"  memory: {more}, {format_bytes(one.peak_memory_bytes)}")
+    if one.tied:
+        lines.append("  cannot be told apart from the policy of the rank above")
+    for result in one.results:
+        if result.out_of_memory:
+            lines.append(f"  out of memory: {out_of_memory_line(result.out_of_memory)}")
+            break
+    return lines
+
+
+def explain_ranking(ranking: Ranking) -> list[str]:
+    """Return lines of plain text: what intervals are, every policy, best first, and which could not run."""
+    lines = [what_intervals_are(ranking)]
+    for one in ranking.ranked:
+        lines += explain_standing(ranking, one)
+    lines += [f"{one.name} does not fit: {one.reason}" for one in ranking.unfit]
+    return lines
