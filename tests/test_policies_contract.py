@@ -27,6 +27,10 @@ PLACEMENTS = [(name, {}) for name in placement_names()] + [
     ("eplb", {"redundant": 3}),
     ("eplb", {"redundant": 16}),
     ("eplb", {"mode": "global"}),
+    ("eplb", {"keep_slots": True}),
+    ("eplb_vec", {"redundant": 3, "windows": 3}),
+    ("eplb_online", {"updates": 1}),
+    ("flexmoe", {"redundant": 3, "moves": 5}),
     ("eplb", {"mode": "hierarchical"}),
 ]
 DISPATCHES = [(name, {}) for name in dispatch_names()] + [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from moesim.model import model_from_mapping
 from moesim.policies import create_policy
 from moesim.policies.base import Policy
 from moesim.policies.placement.blocks import NoParameters
+from moesim.policies.placement.eplb_online import EplbOnline, EplbOnlineParameters
+from moesim.policies.placement.eplb_policy import Eplb, EplbParameters
+from moesim.policies.placement.flexmoe import FlexMoe
 from moesim.policies.plan import Placement
 from moesim.policies.refresh import Refresh
 from moesim.routing.affinity import Affinity
@@ -363,3 +367,28 @@ def test_a_policy_that_answers_for_other_devices_is_refused() -> None:
     policy = Policy("mine", Forgetful(), setup.policy.dispatch, Refresh(every=1))
     with pytest.raises(InputError, match="'forgetful' places 16 experts in 1 layers"):
         run(replace(setup, policy=policy))
+
+
+@pytest.mark.parametrize(
+    ("placement", "cheaper"),
+    [(Eplb(EplbParameters(redundant=8, keep_slots=True)), True), (EplbOnline(), True), (FlexMoe(), False)],
+)
+def test_policies_that_start_from_what_is_there_migrate_no_longer_than_eplb(placement, cheaper) -> None:
+    plain = make({"every": 2, "window": 2})
+    other = replace(plain, policy=replace(plain.policy, placement=placement))
+    one, two = (results(setup)["steps"] for setup in (plain, other))
+    assert two["migration_s"].sum() < one["migration_s"].sum()
+    assert two["migrated_bytes"].sum() <= one["migrated_bytes"].sum()
+    if cheaper:
+        assert (two["imbalance"][[6, 7, 10, 11]] < 1.05).all()
+
+
+def test_a_budget_of_the_policy_holds_in_every_refresh() -> None:
+    plain = make({"every": 1, "window": 1})
+    limited = replace(plain.policy, placement=EplbOnline(EplbOnlineParameters(updates=2)))
+    setup = replace(plain, policy=limited)
+    seen = placements(setup)
+    for before, after in pairwise(seen):
+        assert ((before.slots != after.slots).sum(axis=(0, 2)) <= 2).all()
+    steps = results(setup)["steps"]
+    assert steps["imbalance"][7] < steps["imbalance"][4]

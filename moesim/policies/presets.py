@@ -14,6 +14,9 @@ from moesim.policies.registry import Kind, create_dispatch, create_placement
 _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
     "ep": {"placement": "contiguous", "dispatch": "standard"},
     "eplb": {"placement": "eplb", "dispatch": "standard"},
+    "eplb_online": {"placement": "eplb_online", "dispatch": "standard"},
+    "eplb_vec": {"placement": "eplb_vec", "dispatch": "standard"},
+    "flexmoe": {"placement": "flexmoe", "dispatch": "standard"},
     "llep": {"placement": "contiguous", "dispatch": "llep"},
     "round_robin": {"placement": "round_robin", "dispatch": "standard"},
     "greedy": {"placement": "greedy", "dispatch": "standard"},

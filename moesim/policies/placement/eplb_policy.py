@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,14 @@ from pydantic import Field
 from moesim.errors import InputError
 from moesim.policies.base import ClusterView, Parameters
 from moesim.policies.placement.eplb import balance, divides
+from moesim.policies.placement.kept_slots import kept
 from moesim.policies.plan import Placement
 
 IntArray = npt.NDArray[np.int64]
 
 
-class EplbParameters(Parameters):
-    """Parameters of EPLB."""
+class SlotParameters(Parameters):
+    """Which slots EPLB fills; parameters of all of its variants."""
 
     redundant: int | None = Field(
         default=None,
@@ -32,6 +33,11 @@ class EplbParameters(Parameters):
         " numbers divide",
     )
     groups: int | None = Field(default=None, ge=1, description="routing groups; by default the model's")
+    dead: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(),
+        description="devices that hold no experts; the others are then filled without regard to nodes"
+        " (SGLang's elasticity_aware)",
+    )
 
 
 def slots_per_device(experts: int, redundant: int | None, devices: int, free: int) -> IntArray:
@@ -60,6 +66,84 @@ def slots_per_device(experts: int, redundant: int | None, devices: int, free: in
     return room
 
 
+def room_of(asked: SlotParameters, view: ClusterView) -> IntArray:
+    """Return the slots of each device, int64 [devices]; 0 on dead ones.
+
+    Raises:
+        InputError: the redundant experts do not fit in memory, or the living devices hold too few experts.
+    """
+    room = slots_per_device(view.experts, asked.redundant, view.devices, view.free_expert_slots)
+    gone = sorted(set(asked.dead))
+    if not gone:
+        return room
+    if gone[-1] >= view.devices:
+        message = f"eplb: device {gone[-1]} cannot be dead, there are {view.devices} devices"
+        raise InputError(message, hint="they count from 0")
+    room[gone] = 0
+    if int(room.sum()) < view.experts:
+        message = (
+            f"eplb: without {len(gone)} of {view.devices} devices {int(room.sum())} slots are left for"
+            f" {view.experts} experts"
+        )
+        raise InputError(message, hint="more redundant experts leave more slots")
+    return room
+
+
+def form(name: str, asked: SlotParameters, view: ClusterView, slots: int) -> tuple[int, int, IntArray]:
+    """Choose between the hierarchical and the global form.
+
+    Args:
+        name: of the policy, for messages.
+        asked: its parameters.
+        view: the machine.
+        slots: slots of all devices.
+
+    Returns:
+        Groups and nodes, both 1 in the global form, and the devices in the order in which they are filled.
+
+    Raises:
+        InputError: the hierarchical form is asked for and the numbers do not divide.
+    """
+    groups, nodes = asked.groups or view.expert_groups, view.nodes
+    if asked.dead:
+        return 1, 1, np.setdiff1d(np.arange(view.devices), asked.dead)
+    sizes = np.unique(view.node_of, return_counts=True)[1]
+    obstacle = divides(slots, view.experts, groups, nodes, view.devices)
+    if int(sizes.min()) != int(sizes.max()):
+        obstacle = "nodes have different numbers of devices"
+    if asked.mode == "hierarchical" and obstacle:
+        message = f"{name}: the hierarchical form cannot be used: {obstacle}"
+        raise InputError(message, hint="set mode to 'auto' or 'global'")
+    if asked.mode == "global" or obstacle:
+        return 1, 1, np.arange(view.devices)
+    return groups, nodes, np.argsort(view.node_of, kind="stable")
+
+
+def spread_slots(flat: IntArray, room: IntArray, order: IntArray, view: ClusterView) -> Placement:
+    """Return the placement of experts listed device after device.
+
+    Args:
+        flat: expert of each slot, int64 [layers, slots].
+        room: slots of each listed device, int64 [listed].
+        order: the listed devices, int64 [listed].
+        view: the machine.
+    """
+    slots = np.full((flat.shape[0], order.size, int(room.max())), -1, dtype=np.int64)
+    slots[:, np.arange(int(room.max())) < room[:, np.newaxis]] = flat
+    placed = np.full((flat.shape[0], view.devices, int(room.max())), -1, dtype=np.int64)
+    placed[:, order] = slots
+    return Placement(placed, view.experts)
+
+
+class EplbParameters(SlotParameters):
+    """Parameters of EPLB."""
+
+    keep_slots: bool = Field(
+        default=False,
+        description="at a refresh, experts that stay on a device keep their slots, as in vLLM",
+    )
+
+
 @dataclass(frozen=True)
 class Eplb:
     """Redundant experts placed by DeepSeek's EPLB from past loads."""
@@ -78,31 +162,11 @@ class Eplb:
             view: the machine.
 
         Raises:
-            InputError: the hierarchical form is asked for and the numbers do not divide, or the
-                redundant experts do not fit.
+            InputError: the hierarchical form is asked for and the numbers do not divide, or the redundant
+                experts do not fit, or too few devices are left.
         """
-        asked = self.parameters
-        room = slots_per_device(view.experts, asked.redundant, view.devices, view.free_expert_slots)
-        groups, nodes = asked.groups or view.expert_groups, view.nodes
-        order = np.argsort(view.node_of, kind="stable")
-        obstacle = self._obstacle(view, int(room.sum()), groups)
-        if asked.mode == "hierarchical" and obstacle:
-            message = f"eplb: the hierarchical form cannot be used: {obstacle}"
-            raise InputError(message, hint="set mode to 'auto' or 'global'")
-        if asked.mode == "global" or obstacle:
-            groups, nodes, order = 1, 1, np.arange(view.devices)
-        flat, _, _ = balance(np.asarray(statistics, dtype=np.float32), room, groups, nodes)
-        slots = np.full((flat.shape[0], view.devices, int(room.max())), -1, dtype=np.int64)
-        position = np.arange(int(room.max())) < room[:, np.newaxis]
-        slots[:, position] = flat
-        placed = np.empty_like(slots)
-        placed[:, order] = slots
-        return Placement(placed, view.experts)
-
-    @staticmethod
-    def _obstacle(view: ClusterView, slots: int, groups: int) -> str | None:
-        """Say why the hierarchical form cannot be used on this machine."""
-        sizes = np.unique(view.node_of, return_counts=True)[1]
-        if int(sizes.min()) != int(sizes.max()):
-            return "nodes have different numbers of devices"
-        return divides(slots, view.experts, groups, view.nodes, view.devices)
+        room = room_of(self.parameters, view)
+        groups, nodes, order = form(self.name, self.parameters, view, int(room.sum()))
+        flat, _, _ = balance(np.asarray(statistics, dtype=np.float32), room[order], groups, nodes)
+        placement = spread_slots(flat, room[order], order, view)
+        return kept(placement, view) if self.parameters.keep_slots else placement
