@@ -64,7 +64,12 @@ def main() -> None:
         for name, parameters in (
             ("standard", {}),
             ("standard", {"replica_choice": "nearest"}),
+            ("standard", {"replica_choice": "static"}),
+            ("standard", {"replica_choice": "random"}),
             ("llep", {"m": 64}),
+            ("lplb", {}),
+            ("metro", {}),
+            ("capacity", {"overflow": "reroute"}),
         ):
             policy = create_dispatch(name, parameters)
             for form, load in (("totals", pooled), ("per source", dense)):

@@ -132,6 +132,12 @@ def scenario(seed: int) -> Mapping:
                 "placement": {"kind": "eplb", "redundant": redundant},
                 "refresh": refresh(random.Random(f"refresh {seed}")),
             },
+            {
+                "name": "lplb",
+                "placement": {"kind": "eplb", "redundant": redundant},
+                "dispatch": {"kind": "lplb", "planning_s": 0},
+            },
+            {"name": "limited", "dispatch": {"kind": "capacity", "factor": 0.9, "overflow": "reroute"}},
             {"name": "llep", "dispatch": {**llep, "planning_per_expert_s": 1e-6}},
         ],
         "kernels": rng.choice(

@@ -28,32 +28,51 @@ class MetroParameters(Parameters):
     )
 
 
-def choose(web: Web, tokens: Sequence[int], active: list[int], loads: list[int]) -> list[int]:
+def choose(web: Web, tokens: Sequence[int], active: Sequence[int], loads: Sequence[int]) -> list[int]:
     """Choose one device for each shared expert with copies.
 
-    Greedy first: experts by falling copies, each to the device with the fewest activated experts so far, of
-    equal ones that with the fewest copies. What that leaves above the optimum is taken away by moving experts
-    along chains of replicas.
+    First experts go to the device with the fewest activated experts so far, and what that leaves above the
+    optimum is taken away by moving experts along chains of replicas. Then all are given out again, to the
+    device with the fewest copies among those below the optimum, and the better of both choices counts.
 
     Args:
         web: where the shared experts stand.
         tokens: copies of each shared expert.
-        active: activated experts of each device among the others; changed in place.
-        loads: copies of each device of the others; changed in place.
+        active: activated experts of each device among the others.
+        loads: copies of each device of the others.
 
     Returns:
         1 for the row that computes an expert, else 0, by row of the web.
     """
+    found, most, fullest = _give_out(web, tokens, active, loads, 0)
+    other, _, emptier = _give_out(web, tokens, active, loads, most)
+    return other if emptier < fullest else found
+
+
+def _give_out(
+    web: Web, tokens: Sequence[int], active: Sequence[int], loads: Sequence[int], most: int
+) -> tuple[list[int], int, int]:
+    """Give experts out by falling copies, by copies to devices with fewer than ``most`` experts first.
+
+    Returns:
+        1 for the row that computes an expert, else 0; the most experts of a device; its most copies.
+    """
     chosen = [0] * sum(map(len, web.holders))
+    counts, copies = list(active), list(loads)
     for expert in sorted(range(len(tokens)), key=tokens.__getitem__, reverse=True):
         if not tokens[expert]:
             break
         places = web.holders[expert]
-        best = min(range(len(places)), key=lambda place: (active[places[place]], loads[places[place]]))
-        chosen[web.first[expert] + best] = 1
-        active[places[best]] += 1
-        loads[places[best]] += tokens[expert]
-    return balance(web, chosen, active)[0]
+        best = min(places, key=lambda place: (max(counts[place] - most + 1, 0), copies[place]))
+        chosen[web.first[expert] + places.index(best)] = 1
+        counts[best] += 1
+        copies[best] += tokens[expert]
+    balance(web, chosen, counts)
+    copies = list(loads)
+    for first, places, amount in zip(web.first, web.holders, tokens, strict=True):
+        for row, place in enumerate(places, first):
+            copies[place] += chosen[row] * amount
+    return chosen, max(counts), max(copies)
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,8 @@ class Metro:
     """Every expert is computed by one of its replicas, so that no device reads more weights than it must.
 
     Decode is bound by reading weights, and an expert's weights are read by every device that computes any
-    of its copies. The largest number of activated experts per device is the least possible; with equal
-    numbers the greedy part of the choice prefers devices with fewer copies.
+    of its copies. The largest number of activated experts per device is the least possible; among choices
+    with that number, one with few copies on the fullest device is looked for.
     """
 
     parameters: MetroParameters = field(default_factory=MetroParameters)
