@@ -31,6 +31,13 @@ PLACEMENTS = [(name, {}) for name in placement_names()] + [
     ("eplb_vec", {"redundant": 3, "windows": 3}),
     ("eplb_online", {"updates": 1}),
     ("flexmoe", {"redundant": 3, "moves": 5}),
+    ("greedy", {"counts": "memory"}),
+    ("greedy", {"redundant": 5}),
+    ("moetuner", {"objective": "max", "solver": "search"}),
+    ("moetuner", {"solver": "highs", "tolerance": 0.0}),
+    ("exflow", {"near": 0.5}),
+    ("occult", {"refine": False}),
+    ("grace", {"spread": 3, "redundant": 0}),
     ("eplb", {"mode": "hierarchical"}),
 ]
 DISPATCHES = [(name, {}) for name in dispatch_names()] + [

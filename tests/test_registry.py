@@ -49,6 +49,7 @@ def test_built_in_policies_are_registered():
     assert {"contiguous", "eplb", "eplb_online", "eplb_vec", "flexmoe", "round_robin"} <= set(
         placement_names()
     )
+    assert {"exflow", "grace", "greedy", "moetuner", "occult"} <= set(placement_names())
     assert {"capacity", "llep", "lplb", "metro", "standard"} <= set(dispatch_names())
 
 

@@ -123,7 +123,7 @@ def _timing(results: tuple[Result, ...]) -> Text:
 
 
 def _notes(results: tuple[Result, ...]) -> list[Text]:
-    """Return what is to be known about prices, each remark once."""
+    """Return what is to be known about prices and placements, each remark once."""
     said = dict.fromkeys(note for result in results for note in result.notes)
     return [Text(), *(Text(f"note: {note}", style="dim") for note in said)] if said else []
 

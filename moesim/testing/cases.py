@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.policies.base import ClusterView
+from moesim.policies.past import Past
 from moesim.policies.plan import Placement
 from moesim.routing.load import Load
 
@@ -126,7 +127,44 @@ def placement_cases() -> list[PlacementCase]:
         PlacementCase(
             "memory for one more expert", skewed, make_view(4, 16, free_expert_slots=1), may_refuse=True
         ),
+        PlacementCase("a past of recorded tokens", skewed, _remembering(plain, skewed)),
+        PlacementCase("a past and two nodes", skewed, _remembering(two, skewed), may_refuse=True),
+        PlacementCase("a past of other layers", skewed[:1], _remembering(plain, skewed)),
+        PlacementCase("unlike devices", skewed, replace(plain, speed=np.asarray([1.0, 0.5, 1.0, 0.25]))),
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """Windows of a past as plain data, so that it can be compared and pickled."""
+
+    counts: IntArray
+
+    def __call__(self, count: int) -> IntArray:
+        return Past.of_counts(self.counts).windows(count)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Pairs of a past as plain data."""
+
+    together: npt.NDArray[np.float64]
+    onward: npt.NDArray[np.float64]
+
+    def __call__(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return self.together, self.onward
+
+
+def _remembering(view: ClusterView, counts: IntArray) -> ClusterView:
+    """Give a machine a past in which some experts follow others and some share tokens."""
+    layers, experts = counts.shape
+    rng = np.random.default_rng(20260103)
+    together = rng.integers(0, 50, (layers, experts, experts)).astype(np.float64)
+    together += together.transpose(0, 2, 1)
+    together[:, np.arange(experts), np.arange(experts)] = 0.0
+    onward = rng.integers(0, 50, (layers - 1, experts, experts)).astype(np.float64)
+    past = Past(_Windows(counts), _Pairs(together, onward))
+    return replace(view, top_k=2, past=past, inside_bandwidth=4e11, between_bandwidth=5e10)
 
 
 def dispatch_cases() -> list[DispatchCase]:

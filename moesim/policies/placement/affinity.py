@@ -93,7 +93,7 @@ def assign(gain: FloatArray, room: IntArray) -> IntArray:
 
     column = np.repeat(np.arange(room.size, dtype=np.int64), room)
     _, chosen = linear_sum_assignment(gain[:, column], maximize=True)
-    return column[chosen]
+    return np.asarray(column[chosen], dtype=np.int64)
 
 
 def _followed(chain: Chain, plain: IntArray) -> IntArray:
@@ -116,16 +116,19 @@ def _improved(chain: Chain, start: IntArray) -> IntArray:
     """Place one layer after the other anew, its neighbours fixed, as long as that helps."""
     device_of = start.copy()
     rows = np.arange(chain.experts)
+    stale = np.ones(chain.layers, dtype=bool)
     for sweep in range(MOST_SWEEPS):
-        changed = False
-        layers = range(chain.layers) if sweep % 2 == 0 else range(chain.layers - 1, -1, -1)
-        for layer in layers:
+        for layer in range(chain.layers) if sweep % 2 == 0 else range(chain.layers - 1, -1, -1):
+            if not stale[layer]:
+                continue
+            stale[layer] = False
             gain = chain.gain(device_of, layer)
             tried = assign(gain, chain.room)
             old, new = (float(gain[rows, one].sum()) for one in (device_of[layer], tried))
             if new > old + 1e-9 * max(1.0, abs(old)):
                 device_of[layer] = tried
-                changed = True
-        if not changed:
+                stale[max(0, layer - 1) : layer + 2] = True
+                stale[layer] = False
+        if not stale.any():
             break
     return device_of

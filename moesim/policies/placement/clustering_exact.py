@@ -22,7 +22,7 @@ MOST_STATES: Final = 400_000
 """Sets of experts already clustered that are held at most."""
 MOST_PAIRS: Final = 20_000_000
 """Combinations of such a set and one more cluster that are tried at most, per cluster."""
-NODES: Final = 20_000
+NODES: Final = 1_000
 """Branch-and-bound nodes of HiGHS per layer: unlike time, the same on every machine."""
 
 

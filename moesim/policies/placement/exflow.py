@@ -60,8 +60,8 @@ class Exflow:
             near = Chain(chain.onward, chain.node_of, 1.0).score(device_of) / total
             how = "optimal" if best is not None else "by local search"
             notes = (
-                f"exflow: {100 * same:.1f} % of next experts on the same device, {100 * near:.1f} % in the same"
-                f" node ({how})",
+                f"exflow: {100 * same:.1f} % of next experts on the same device, {100 * near:.1f} % in"
+                f" the same node ({how})",
             )
         return Placement(slots_of(device_of, view.devices), view.experts, notes)
 

@@ -30,8 +30,8 @@ class GraceParameters(Parameters):
     redundant: int | None = Field(
         default=None,
         ge=0,
-        description="most copies per layer beyond one of each expert; by default as many as devices, as far as"
-        " memory holds them",
+        description="most copies per layer beyond one of each expert; by default as many as devices, as"
+        " far as memory holds them",
     )
 
 
@@ -79,8 +79,8 @@ class Grace:
         widest = max((len(held) for layer in layers for held in layer), default=1)
         slots = np.full((len(layers), view.devices, max(1, widest)), -1, dtype=np.int64)
         for at, layer in enumerate(layers):
-            for device, held in enumerate(layer):
-                slots[at, device, : len(held)] = held
+            for device, experts in enumerate(layer):
+                slots[at, device, : len(experts)] = experts
         return Placement(slots, view.experts)
 
     def groups(self, weight: FloatArray, view: ClusterView) -> IntArray:

@@ -65,7 +65,7 @@ class Greedy:
         expert, _, copies = replicate(loads.astype(np.float32), items)
         weight = np.take_along_axis(loads / copies, expert, axis=1)
         order = np.argsort(-weight, axis=1, kind="stable")
-        weight, expert = (np.take_along_axis(array, order, axis=1) for array in (weight, expert))
+        weight, expert = np.take_along_axis(weight, order, axis=1), np.take_along_axis(expert, order, axis=1)
         device = _deal(weight, expert, view, limit, fuller or view.devices)
         return Placement(slots_of(device, view.devices, expert), view.experts)
 

@@ -99,6 +99,8 @@ def refine(weight: FloatArray, group_of: IntArray, least: int, most: int, groups
 
 def grouped(weight: FloatArray, room: IntArray, start: IntArray, least: int, most: int) -> IntArray:
     """Return the better of two groupings: grown, and from ``start`` [experts]; both refined."""
+    if not start.size:
+        return start
     both = [refine(weight, one, least, most, room.size) for one in (grow(weight, room), start)]
     values = [inside(weight, one) for one in both]
     return both[values.index(max(values))]

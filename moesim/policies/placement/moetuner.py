@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,10 @@ from moesim.policies.plan import Placement
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Solver = Literal["auto", "highs", "search"]
+
+MOST_CHOICES: Final = 512
+"""Experts x clusters of a layer up to which HiGHS is asked unless it is wanted by name: beyond, it does not
+end within any time worth waiting for, and never finds more than the search."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def solve(
         objective: ``sum`` over the boundaries between layers of the worst pair's traffic / bandwidth, or
             the ``max`` of them.
         solver: how stage 1 closes what its search leaves open: ``auto`` enumerates where that is
-            possible and else asks HiGHS, ``highs`` always asks HiGHS, ``search`` leaves it open.
+            possible and else asks HiGHS if that can help, ``highs`` always asks HiGHS, ``search`` leaves it.
         time_limit_s: for HiGHS and for the search of stage 2, together.
         tolerance: what a better clustering of a layer could save, as a share of its copies, that is not
             worth asking HiGHS.
@@ -131,7 +135,8 @@ def solve(
     far = [
         at for at, (problem, found, bound, _) in enumerate(layers) if _far(problem, found, bound, tolerance)
     ]
-    for turn, at in enumerate(far if solver != "search" else ()):
+    asks = solver == "highs" or (solver == "auto" and loads.shape[1] * devices <= MOST_CHOICES)
+    for turn, at in enumerate(far if asks else ()):
         problem, found, bound, _ = layers[at]
         # Half of what is left, so that stage 2 has its share.
         seconds = (end - time.monotonic()) / 2 / (len(far) - turn)

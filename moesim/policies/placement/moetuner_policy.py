@@ -27,7 +27,7 @@ class MoetunerParameters(Parameters):
     solver: Solver = Field(
         default="auto",
         description="what closes stage 1 where search and bound leave it open: auto enumerates if possible,"
-        " else HiGHS; highs always HiGHS; search neither",
+        " else asks HiGHS up to 512 experts x devices; highs always asks HiGHS; search does neither",
     )
     time_limit_s: float = Field(
         default=20.0,
@@ -91,7 +91,7 @@ def _note(solution: Solution, copies: int) -> str:
     told = (
         "clusters optimal"
         if even.optimal
-        else f"clusters within {could_save:.1g} % of all copies of the optimum",
+        else f"clusters within {could_save:.1g} % of all copies of the least possible",
         "mapping optimal" if moved.optimal else f"mapping with a gap of {100 * moved.gap:.2g} %",
     )
     ended = "; ended by its limits, best found is used" if even.cut_short or moved.cut_short else ""

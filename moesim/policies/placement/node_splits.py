@@ -47,8 +47,10 @@ class Splits:
             grown = []
             for row in rows:
                 free = [cluster for cluster, taken in enumerate(row) if taken < 0]
-                for chosen in combinations(free, size):
-                    grown.append([node if c in chosen else n for c, n in enumerate(row)])
+                grown += [
+                    [node if cluster in chosen else taken for cluster, taken in enumerate(row)]
+                    for chosen in combinations(free, size)
+                ]
             rows = grown
         ways = np.asarray(rows, dtype=np.int64)
         place = {way.tobytes(): index for index, way in enumerate(ways)}
