@@ -235,8 +235,8 @@ SUMMARY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "breakdown_s": "object with seconds by cause, mean over steps and devices; sums to the mean latency",
         "wall_s": "time the simulation took on this machine (s); `null` where timing is off",
         "events": "events that the simulator processed",
-        "notes": "list of what is to be known about prices and placements, for example where measured tables end"
-        " or how far a placement may be from the optimum",
+        "notes": "list of what is to be known about prices and placements, for example where measured tables"
+        " end or how far a placement may be from the optimum",
         "exact": "whether the policy leaves the output of the model as it is",
         "dropped_copies": "token copies that were not computed, all steps and MoE layers",
         "changed_tokens": "tokens that got another output than the model's own, added up over steps and MoE "

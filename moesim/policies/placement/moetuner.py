@@ -24,6 +24,7 @@ from moesim.policies.plan import Placement
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Solver = Literal["auto", "highs", "search"]
+_Layer = tuple[Problem, list[list[int]], int, bool]
 
 MOST_CHOICES: Final = 512
 """Experts x clusters of a layer up to which HiGHS is asked unless it is wanted by name: beyond, it does not
@@ -124,23 +125,24 @@ def solve(
     """
     end = time.monotonic() + time_limit_s
     devices = len(bandwidth)
-    layers: list[tuple[Problem, list[list[int]], int, bool]] = []
-    for row in loads:
+    # Layers with the same loads, as where recorded layers are repeated, are solved once.
+    rows, row_of = np.unique(loads, axis=0, return_inverse=True)
+    solved: list[_Layer] = []
+    for row in rows:
         problem, found, bound = cluster(row, devices)
         if bound < problem.value(found) and solver == "auto":
             best = enumerate_clusters(problem, found)
             if best is not None:
                 found, bound = best, problem.value(best)
-        layers.append((problem, found, bound, False))
-    far = [
-        at for at, (problem, found, bound, _) in enumerate(layers) if _far(problem, found, bound, tolerance)
-    ]
+        solved.append((problem, found, bound, False))
+    far = [at for at, layer in enumerate(solved) if _far(layer, tolerance)]
     asks = solver == "highs" or (solver == "auto" and loads.shape[1] * devices <= MOST_CHOICES)
     for turn, at in enumerate(far if asks else ()):
-        problem, found, bound, _ = layers[at]
+        problem, found, bound, _ = solved[at]
         # Half of what is left, so that stage 2 has its share.
         seconds = (end - time.monotonic()) / 2 / (len(far) - turn)
-        layers[at] = (problem, *with_highs(problem, found, bound, seconds))
+        solved[at] = (problem, *with_highs(problem, found, bound, seconds))
+    layers = [solved[at] for at in row_of.ravel()]
     clusters = tuple(_in_order(found) for _, found, _, _ in layers)
     member = np.zeros((*loads.shape, devices))
     for at, groups in enumerate(clusters):
@@ -161,8 +163,9 @@ def solve(
     )
 
 
-def _far(problem: Problem, found: list[list[int]], bound: int, tolerance: float) -> bool:
+def _far(layer: _Layer, tolerance: float) -> bool:
     """Tell whether a layer is further from its bound than is tolerated."""
+    problem, found, bound, _ = layer
     return problem.value(found) - bound > tolerance * problem.count * problem.total
 
 

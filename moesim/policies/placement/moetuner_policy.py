@@ -35,7 +35,7 @@ class MoetunerParameters(Parameters):
         description="time for HiGHS and the search of stage 2; then the best found is used",
     )
     tolerance: float = Field(
-        default=0.001,
+        default=0.005,
         ge=0,
         lt=1,
         description="what HiGHS is not asked to save in stage 1: copies above or below the mean as a share of"
