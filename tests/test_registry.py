@@ -49,7 +49,8 @@ def test_built_in_policies_are_registered():
     assert {"contiguous", "eplb", "eplb_online", "eplb_vec", "flexmoe", "round_robin"} <= set(
         placement_names()
     )
-    assert {"capacity", "llep", "lplb", "metro", "standard"} <= set(dispatch_names())
+    assert {"capacity", "fastermoe", "harmoeny", "janus", "lina", "llep"} <= set(dispatch_names())
+    assert {"lplb", "metro", "prophet", "standard"} <= set(dispatch_names())
 
 
 @pytest.mark.parametrize("name", policy_presets())
