@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim import load_scenario, simulate
 from moesim.errors import InputError
 from moesim.policies import create_dispatch, create_policy
 from moesim.policies.parameters import PolicyInputError
@@ -149,3 +151,16 @@ def test_parameters_of_predictors_are_written_out():
         "accuracy": 0.7,
     }
     assert str(policy.parameters.predictor) == "token_to_expert(accuracy=0.7)"
+
+
+def test_a_wrong_accuracy_is_found_in_the_file(tmp_path):
+    tiny = Path(__file__).parent / "data" / "tiny.yaml"
+    (tmp_path / "tiny.yaml").write_text(tiny.read_text())
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "extends: tiny.yaml\nname: mine\npolicies:\n  - name: lina\n    dispatch:\n"
+        "      predictor: {kind: token_to_expert, accuracy: 1.5}\n"
+    )
+    with pytest.raises(InputError, match=r"'accuracy' is 1\.5") as caught:
+        simulate(load_scenario(file))
+    assert (caught.value.line, caught.value.column) == (6, 52)

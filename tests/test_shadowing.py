@@ -17,7 +17,7 @@ from moesim.policies.placement.blocks import Contiguous
 from moesim.policies.plan import Placement
 from moesim.testing import make_load, make_view
 
-GOLDENS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "goldens" / "fastermoe_shadow.json"
+CASES = json.loads((Path(__file__).parent / "data" / "fastermoe_shadows.json").read_text())
 PROTOTYPE = FasterMoe(FasterMoeParameters(iteration="prototype"))
 
 
@@ -67,16 +67,13 @@ def shadowed(policy, tokens, view) -> list[int]:
     return experts
 
 
-@pytest.mark.skipif(not GOLDENS.exists(), reason="the shared golden cases are not beside this checkout")
-def test_golden_shadows():
-    for case in json.loads(GOLDENS.read_text())["cases"]:
-        tokens, view = case["inputs"]["tokens_owner_by_source"], machine(case["inputs"])
-        assert shadowed(PROTOTYPE, tokens, view) == case["outputs"]["shadowed_workers"], case["name"]
-        costs = PROTOTYPE.costs(view)
-        busiest = max(sum(row) for row in tokens)
-        assert busiest * (costs.copy_s + costs.exchange_s) == pytest.approx(
-            case["derived"]["no_shadow_latency_s"], rel=1e-12
-        )
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_golden_shadows(case):
+    tokens, view = case["tokens_owner_by_source"], machine(case)
+    assert shadowed(PROTOTYPE, tokens, view) == case["shadowed_workers"]
+    costs = PROTOTYPE.costs(view)
+    without = max(sum(row) for row in tokens) * (costs.copy_s + costs.exchange_s)
+    assert without == pytest.approx(case["no_shadow_latency_s"], rel=1e-12)
 
 
 @settings(max_examples=150)
