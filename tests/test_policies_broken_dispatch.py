@@ -215,7 +215,7 @@ class EditsTheLoad(Base):
         (OutOfRange(), "assignments.device has a value outside"),
         (FloatCopies(), "assignments.copies is float64, not int64"),
         (SendsToItself(), "from a device to itself"),
-        (SendsWhatItLacks(), "a device that does not hold them|from a device to itself"),
+        (SendsWhatItLacks(), "neither holds nor is sent them|from a device to itself"),
         (WrongRows(), "traffic sent is not what the source has"),
         (WrongColumns(), "traffic received is not what is computed there"),
         (NegativeTraffic(), "negative amount"),

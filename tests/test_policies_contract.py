@@ -45,6 +45,16 @@ DISPATCHES = [(name, {}) for name in dispatch_names()] + [
     ("llep", {"threshold": 0, "min_tokens_per_gemm": 1}),
     ("llep", {"alpha": 0.5, "min_tokens_per_gemm": 0, "threshold": 1}),
     ("llep", {"alpha": 2.0, "min_tokens_per_gemm": 30, "threshold": 1}),
+    ("fastermoe", {"network_bandwidth": 1e14}),
+    ("fastermoe", {"network_bandwidth": 1e14, "iteration": "training", "predictor": "distribution"}),
+    ("harmoeny", {"block": 1}),
+    ("harmoeny", {"block": 30, "alpha": 0.5}),
+    ("janus", {"factor": 1e9, "predictor": {"kind": "token_to_expert", "accuracy": 0.4}}),
+    ("janus", {"factor": 1e9, "bytes": "all"}),
+    ("prophet", {"predictor": "oracle"}),
+    ("prophet", {"predictor": "moving_average", "max_experts": 1}),
+    ("lina", {"alpha": 0.5}),
+    ("lina", {"predictor": {"kind": "token_to_expert", "accuracy": 0.1}, "correct_above": 1}),
 ]
 
 

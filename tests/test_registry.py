@@ -51,6 +51,8 @@ def test_built_in_policies_are_registered():
     )
     assert {"exflow", "grace", "greedy", "moetuner", "occult"} <= set(placement_names())
     assert {"capacity", "llep", "lplb", "metro", "standard"} <= set(dispatch_names())
+    assert {"capacity", "fastermoe", "harmoeny", "janus", "lina", "llep"} <= set(dispatch_names())
+    assert {"lplb", "metro", "prophet", "standard"} <= set(dispatch_names())
 
 
 @pytest.mark.parametrize("name", policy_presets())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ from moesim.policies.plan import DispatchPlan
 from moesim.routing.load import Load
 
 Array = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+_REMEMBERED = 64
+"""Steps whose loads policies may look back on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,10 @@ class StepRunner:
         self.refresher = Refresher(setup, self.batches[0].exchange)
         self.still = self.refresher.nothing()
         self.now = 0.0
+        self.recent: deque[Counts] = deque(maxlen=_REMEMBERED)
+        self.view = setup.view
+        if self.view.past is not None:
+            self.view = replace(self.view, past=replace(self.view.past, recent_of=self._last))
         dispatch = setup.policy.dispatch
         self.planning = dispatch.planning_seconds(setup.model.experts, setup.view.devices)
         if not 0 <= self.planning < math.inf:
@@ -106,7 +115,7 @@ class StepRunner:
         plans, experts, exchanges = [], [], []
         for batch, part in zip(self.batches, loads, strict=True):
             with blamed(setup.policy, "planning a step"):
-                decided = setup.policy.dispatch.plan(part, setup.rank_placement, setup.view)
+                decided = setup.policy.dispatch.plan(part, setup.rank_placement, self.view)
             plan = setup.parallel.spread(decided, batch.setup.tokens)
             computed, sent = batch.price(plan)
             self._check(part, plan, computed)
@@ -123,6 +132,7 @@ class StepRunner:
             "planning": np.stack([np.where(plan.planned, self.planning, 0.0) for plan in plans]),
         }
         segments = self._segments(host, experts, exchanges)
+        self.recent.append(load.per_expert)
         plan, sent = joined_plans(plans), joined_exchange(exchanges)
         self.memory.observe(step, plan, sent, self.now)
         timeline = self._times(segments, exchanges)
@@ -175,6 +185,11 @@ class StepRunner:
             return None
         layers, experts = len(self.setup.moe_rows), self.setup.model.experts
         return plan.assignments.per_expert(layers, experts) // self.setup.parallel.expert_tp
+
+    def _last(self, count: int) -> Counts:
+        """Return copies per expert of the last steps, int64 [steps, layers, experts]."""
+        steps = list(self.recent)[-count:]
+        return np.stack(steps) if steps else np.zeros((0, 0, 0), dtype=np.int64)
 
     def _segments(
         self, host: Mapping[str, Array], experts: list[ExpertCosts], exchanges: list[ExchangeCosts]

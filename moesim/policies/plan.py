@@ -104,7 +104,8 @@ class WeightMoves:
     Attributes:
         layer: MoE layer, int64 [rows].
         expert: logical expert, int64 [rows].
-        source: device that sends the weights, or -1 for the memory of the target's host, int64 [rows].
+        source: device that sends the weights, or -1 for the memory of the target's host, int64 [rows]. A
+            device may hand on what another move of the same layer brings it.
         target: device that receives them, int64 [rows].
     """
 

@@ -28,6 +28,11 @@ _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
     "lplb": {"placement": "eplb", "dispatch": "lplb"},
     "metro": {"placement": "eplb", "dispatch": "metro"},
     "capacity": {"placement": "contiguous", "dispatch": "capacity"},
+    "fastermoe": {"placement": "contiguous", "dispatch": "fastermoe"},
+    "harmoeny": {"placement": "contiguous", "dispatch": "harmoeny"},
+    "janus": {"placement": "contiguous", "dispatch": "janus"},
+    "lina": {"placement": "contiguous", "dispatch": "lina"},
+    "prophet": {"placement": "contiguous", "dispatch": "prophet"},
 }
 _DEFAULTS: Final[Mapping[Kind, str]] = {"placement": "contiguous", "dispatch": "standard"}
 _KEYS: Final = ("name", "placement", "dispatch", "refresh")

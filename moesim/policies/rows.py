@@ -45,7 +45,8 @@ def _default(field: FieldInfo) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _parameters(kind: type[Parameters]) -> tuple[ParameterRow, ...]:
+def parameter_rows(kind: type[Parameters]) -> tuple[ParameterRow, ...]:
+    """Return the parameters of a policy or predictor in order."""
     return tuple(
         ParameterRow(name, _default(field), field.description or "")
         for name, field in kind.model_fields.items()
@@ -59,7 +60,7 @@ def describe() -> list[PolicyRow]:
             kind,
             name,
             bool(getattr(found, "exact", True)),
-            _parameters(found.parameters_type),  # type: ignore[attr-defined]
+            parameter_rows(found.parameters_type),  # type: ignore[attr-defined]
             found.summary,  # type: ignore[attr-defined]
             found.source,  # type: ignore[attr-defined]
         )

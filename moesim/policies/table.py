@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 
+from moesim.policies.prediction import PREDICTORS
 from moesim.policies.presets import policy_presets
-from moesim.policies.rows import describe
+from moesim.policies.rows import describe, parameter_rows
 
 _HEAD = """# Policies
 
@@ -38,6 +39,18 @@ def markdown() -> str:
     ]
     lines += ["", "## Presets", "", "| name | placement | dispatch |", "|---|---|---|"]
     lines += [f"| `{n}` | `{p['placement']}` | `{p['dispatch']}` |" for n, p in policy_presets().items()]
+    lines += [
+        "",
+        "## Predictors",
+        "",
+        "A policy that decides before the gate takes a `predictor`: a name, or `{kind: NAME, ...}`.",
+        "",
+        "| name | parameters | what it predicts | source |",
+        "|---|---|---|---|",
+    ]
+    for name, kind in PREDICTORS.items():
+        taken = ", ".join(f"`{p.name}` = {p.default}" for p in parameter_rows(kind) if p.name != "kind")
+        lines.append(f"| `{name}` | {taken} | {kind.summary} | {kind.source} |")
     return "\n".join(lines) + "\n"
 
 

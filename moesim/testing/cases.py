@@ -23,8 +23,10 @@ def make_view(
     groups: int = 1,
     free_expert_slots: int = 1 << 30,
     interleaved: bool = False,
+    host_bandwidth: float = 5e10,
+    past: Past | None = None,
 ) -> ClusterView:
-    """Describe a small machine, by default one with all the memory it takes.
+    """Describe a small machine, by default one with all the memory it takes and a host.
 
     ``interleaved`` deals the devices to the nodes in turn instead of in blocks.
     """
@@ -38,6 +40,9 @@ def make_view(
         token_bytes=1 << 10,
         expert_groups=groups,
         free_expert_slots=free_expert_slots,
+        past=past,
+        between_bandwidth=2e10 if nodes > 1 else 0.0,
+        host_bandwidth=host_bandwidth,
     )
 
 
@@ -85,12 +90,14 @@ class DispatchCase:
         load: copies per source and expert.
         placement: where experts stand.
         view: the machine.
+        may_refuse: whether a policy may refuse with an InputError (no host).
     """
 
     name: str
     load: Load
     placement: Placement
     view: ClusterView
+    may_refuse: bool = False
 
 
 def _skewed(rng: np.random.Generator, shape: tuple[int, ...], scale: int) -> IntArray:
@@ -172,10 +179,17 @@ def dispatch_cases() -> list[DispatchCase]:
     rng = np.random.default_rng(20260102)
     cases: list[DispatchCase] = []
 
-    def add(name: str, counts: npt.ArrayLike, view: ClusterView, replicas: int = 0, seed: int = 0) -> None:
+    def add(
+        name: str,
+        counts: npt.ArrayLike,
+        view: ClusterView,
+        replicas: int = 0,
+        seed: int = 0,
+        may_refuse: bool = False,
+    ) -> None:
         load = make_load(counts, view.devices)
         placement = make_placement(view, load.layers, replicas=replicas, seed=seed)
-        cases.append(DispatchCase(name, load, placement, view))
+        cases.append(DispatchCase(name, load, placement, view, may_refuse))
 
     plain, two = make_view(4, 8), make_view(4, 8, nodes=2)
     one_hot = np.zeros((2, 4, 8), dtype=np.int64)
@@ -197,4 +211,10 @@ def dispatch_cases() -> list[DispatchCase]:
     add("tokens on one source only", np.pad(_skewed(rng, (2, 1, 8), 900), ((0, 0), (0, 3), (0, 0))), plain)
     add("devices that do not divide the experts", _skewed(rng, (2, 5, 8), 60), make_view(5, 8, nodes=2), 3)
     add("more devices than experts", _skewed(rng, (2, 9, 4), 300), make_view(9, 4, nodes=3))
+    past = Past.of_counts(_skewed(rng, (3, 8), 400))
+    add("a past unlike the load", hot, make_view(4, 8, nodes=2, past=past), 4, 5)
+    add("a past and totals", hot.sum(axis=1, keepdims=True), make_view(4, 8, past=past), 0, 6)
+    quiet = Past.of_counts(np.zeros((3, 8), dtype=np.int64))
+    add("a past without tokens", hot, make_view(4, 8, past=quiet), 2, 7)
+    add("no host", hot, make_view(4, 8, host_bandwidth=0.0), 2, 8, may_refuse=True)
     return cases

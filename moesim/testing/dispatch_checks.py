@@ -104,7 +104,13 @@ def _check_weights(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPla
     layer, device, slot = np.nonzero(case.placement.slots >= 0)
     holds[layer, device, case.placement.slots[layer, device, slot]] = True
     sender = holds[moves.layer, moves.source, moves.expert] | (moves.source < 0)
-    require(bool(sender.all()), policy, name, "weights are sent by a device that does not hold them")
+    # A device may hand on what it gets itself from one that holds it, or from the host.
+    relays = np.zeros_like(holds)
+    relays[moves.layer[sender], moves.target[sender], moves.expert[sender]] = True
+    sender |= relays[moves.layer, moves.source, moves.expert]
+    require(
+        bool(sender.all()), policy, name, "weights are sent by a device that neither holds nor is sent them"
+    )
     own = bool((moves.source == moves.target).any())
     require(not own, policy, name, "weights are sent from a device to itself")
     received = np.zeros_like(holds)
@@ -121,8 +127,8 @@ def _check_weights(policy: DispatchPolicy, case: DispatchCase, plan: DispatchPla
     require(not row, policy, name, f"{what}, which it neither holds nor receives")
 
 
-def check_plan(policy: DispatchPolicy, case: DispatchCase) -> DispatchPlan:
-    """Check what a dispatch policy decides in one case.
+def check_plan(policy: DispatchPolicy, case: DispatchCase) -> DispatchPlan | None:
+    """Check what a dispatch policy decides in one case; return it, or None where it may refuse and does.
 
     Raises:
         AssertionError: the policy breaks the contract; the message says how.
@@ -131,6 +137,8 @@ def check_plan(policy: DispatchPolicy, case: DispatchCase) -> DispatchPlan:
     try:
         plan: DispatchPlan = decide(policy, case.name, lambda p: p.plan(*inputs), inputs)
     except InputError as error:
+        if case.may_refuse:
+            return None
         message = f"policy '{policy.name}', {case.name}: it refused: {error}"
         raise AssertionError(message) from error
     require(isinstance(plan, DispatchPlan), policy, case.name, "it did not return a DispatchPlan")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
 from moesim.policies.base import ClusterView
+from moesim.policies.past import Past
 from moesim.policies.plan import Placement
 from moesim.routing.load import Load
 from moesim.testing.cases import DispatchCase, PlacementCase, make_placement, make_view
@@ -49,6 +52,8 @@ def placements(draw: st.DrawFn, view: ClusterView | None = None, layers: int | N
 def dispatch_inputs(draw: st.DrawFn) -> DispatchCase:
     """Draw a load and a placement that fit each other."""
     view, layers = draw(cluster_views()), draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        view = replace(view, past=Past.of_counts(draw(loads(view, layers)).per_expert))
     return DispatchCase("a drawn case", draw(loads(view, layers)), draw(placements(view, layers)), view)
 
 

@@ -44,7 +44,15 @@ def capacity_of(total: int, devices: int, alpha: float) -> int:
 
 
 def spill(
-    counts: Sequence[int], homes: Sequence[int], order: Sequence[int], loads: list[int], capacity: int, m: int
+    counts: Sequence[int],
+    homes: Sequence[int],
+    order: Sequence[int],
+    loads: list[int],
+    capacity: int,
+    m: int,
+    *,
+    forced: bool = True,
+    room: int = _FAR_ABOVE,
 ) -> dict[int, list[Slice]]:
     """Hand over the copies of experts whose home is above capacity.
 
@@ -58,10 +66,14 @@ def spill(
         loads: native copies per device; changed in place to the planned copies.
         capacity: copies that a device should not exceed.
         m: smallest chunk worth a GEMM, unless it finishes the expert.
+        forced: LLEP's way: what no device accepts goes to the first of the ranking. Otherwise it stays at
+            home, and so does what is smaller than ``m``.
+        room: foreign experts that a device can take.
 
     Returns:
         Slices of each expert that does not stay at home, the one kept at home first.
     """
+    foreign = [0] * len(loads)
     moved: dict[int, list[Slice]] = {}
     devices = len(loads)
     if devices == 1:
@@ -83,27 +95,41 @@ def spill(
         start, first, touched = kept, -1, [home]
         while start < count:
             load, best = _least_loaded(ranking, loads, home)
+            if load < capacity and foreign[best] >= room:
+                touched.append(best)
+                continue
             first = best if first < 0 else first
             chunk = min(count - start, capacity - load)
-            if chunk <= 0 or (chunk < m and start + chunk < count):
+            if chunk <= 0 or (chunk < m and (start + chunk < count or not forced)):
+                touched.append(best)
+                if not forced:
+                    break
                 # No device is acceptable, so the rest goes to the first of the ranking, full or not.
                 helper, end = (best if kept else first), count
-                touched.append(best)
             else:
                 helper, end = best, start + chunk
             slices.append((helper, start, end))
             loads[helper] += end - start
+            foreign[helper] += 1
             start = end
             if kept:
                 heappush(ranking, loads[helper] * devices + helper)
             else:
                 # With nothing kept, the reference walks down a ranking made once for this expert.
                 touched.append(helper)
-        loads[home] = others + kept
+        stays = count - start
+        loads[home] = others + kept + stays
         for device in touched:
             heappush(ranking, loads[device] * devices + device)
-        moved[expert] = slices
+        if start > kept:
+            moved[expert] = _lowest_at_home(slices, kept, stays, home) if stays else slices
     return moved
+
+
+def _lowest_at_home(slices: list[Slice], kept: int, stays: int, home: int) -> list[Slice]:
+    """Number the copies anew, so that what stays at home besides ``kept`` comes right after these."""
+    helped = slices[1:] if kept else slices
+    return [(home, 0, kept + stays), *((device, a + stays, b + stays) for device, a, b in helped)]
 
 
 def _least_loaded(ranking: list[int], loads: list[int], home: int) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from moesim.policies.dispatch.min_max import balance
 from moesim.policies.dispatch.placement_index import index_for
 from moesim.policies.dispatch.replica_choice import even_totals
 from moesim.policies.dispatch.row_plans import plan_in_proportion
-from moesim.policies.dispatch.seconds import Seconds
 from moesim.policies.dispatch.shared_rows import shared_rows
 from moesim.policies.plan import DispatchPlan, Placement
+from moesim.policies.quantities import Seconds
 from moesim.routing.load import Load
 
 

@@ -75,10 +75,22 @@ class PlacementIndex:
 
     def holds(self, layer: IntArray, device: IntArray, expert: IntArray) -> npt.NDArray[np.bool_]:
         """Say for each (layer, device, expert) whether the device holds the expert."""
+        return np.asarray(self.rows_of(layer, device, expert) >= 0)
+
+    def rows_of(self, layer: IntArray, device: IntArray, expert: IntArray) -> IntArray:
+        """Return the row of each (layer, device, expert), -1 where the device does not hold the expert."""
         mine = (self.layer * self.devices + self.device) * self.experts + self.expert
         asked = (layer * self.devices + device) * self.experts + expert
-        found = np.minimum(np.searchsorted(mine, asked), max(0, mine.size - 1))
-        return np.asarray(mine[found] == asked) if mine.size else np.zeros(asked.shape, dtype=bool)
+        if not mine.size:
+            return np.full(asked.shape, -1, dtype=np.int64)
+        found = np.minimum(np.searchsorted(mine, asked), mine.size - 1)
+        return np.where(mine[found] == asked, found, -1)
+
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Say which device holds which expert, bool [layers, devices, experts]."""
+        table = np.zeros((self.layers, self.devices, self.experts), dtype=bool)
+        table[self.layer, self.device, self.expert] = True
+        return table
 
 
 def ranks_within(group: IntArray, sizes: IntArray, groups: int) -> tuple[IntArray, IntArray]:

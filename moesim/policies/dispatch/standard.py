@@ -12,6 +12,7 @@ from pydantic import Field
 from moesim.hardware.traffic import Traffic
 from moesim.policies.base import ClusterView, Parameters
 from moesim.policies.dispatch import replica_choice, source_choice
+from moesim.policies.dispatch.fitting import fitted
 from moesim.policies.dispatch.placement_index import PlacementIndex, columns_per_source, index_for
 from moesim.policies.dispatch.row_plans import plan_of_split, plan_of_totals
 from moesim.policies.plan import DispatchPlan, Placement
@@ -30,23 +31,6 @@ class StandardParameters(Parameters):
         " every source deals its copies to the replicas in turn; random: uniform for every copy",
     )
     seed: int = Field(default=0, ge=0, description="seed of the random choice")
-
-
-def _fit(matrix: FloatArray, inbound: FloatArray) -> FloatArray:
-    """Change amounts per pair a little so that columns add up to ``inbound`` and rows stay.
-
-    Columns above their target are scaled down and what each source so frees goes to the columns below,
-    in proportion to what they lack (Altschuler et al., arXiv 1705.09634, algorithm 2). Shapes are
-    [layers, sources, devices] and [layers, devices]; both add up to the same per layer.
-    """
-    has = matrix.sum(axis=1)
-    scale = np.where(has > inbound, inbound / np.where(has > 0, has, 1.0), 1.0)
-    kept = matrix * scale[:, np.newaxis, :]
-    freed = (matrix - kept).sum(axis=2)
-    lacks = np.maximum(inbound - kept.sum(axis=1), 0.0)
-    total = lacks.sum(axis=1, keepdims=True)
-    part = np.divide(lacks, total, out=np.zeros_like(lacks), where=total > 0)
-    return np.asarray(kept + freed[:, :, np.newaxis] * part[:, np.newaxis, :])
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,7 @@ class Standard:
         copies = replica_choice.largest_remainder(parts.sum(axis=0), index.key, totals)
         inbound = index.sum_per_device(copies).reshape(load.layers, load.devices)
         pairs = index.sum_per_device(parts).reshape(load.devices, load.layers, load.devices)
-        traffic = Traffic.of_pairs(_fit(pairs.transpose(1, 0, 2), inbound.astype(np.float64)))
+        traffic = Traffic.of_pairs(fitted(pairs.transpose(1, 0, 2), inbound.astype(np.float64)))
         return replace(plan_of_totals(load, index, copies), traffic=traffic)
 
     def planning_seconds(self, experts: int, devices: int) -> float:
