@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moesim.experiment import compare, simulate
     from moesim.papers import reproduce
-    from moesim.rank import rank
+    from moesim.ranking import rank
     from moesim.results import Comparison, Ranking, Result
     from moesim.scenario import load_scenario
+    from moesim.tuning import tune
 
 __version__ = "0.1.0"
 
-__all__ = ["Comparison", "Ranking", "Result", "compare", "load_scenario", "rank", "reproduce", "simulate"]
+__all__ = [
+    "Comparison",
+    "Ranking",
+    "Result",
+    "compare",
+    "load_scenario",
+    "rank",
+    "reproduce",
+    "simulate",
+    "tune",
+]
 
 _HOMES = {
     "Comparison": "moesim.results",
@@ -22,9 +33,10 @@ _HOMES = {
     "Result": "moesim.results",
     "compare": "moesim.experiment",
     "load_scenario": "moesim.scenario",
-    "rank": "moesim.rank",
+    "rank": "moesim.ranking",
     "reproduce": "moesim.papers",
     "simulate": "moesim.experiment",
+    "tune": "moesim.tuning",
 }
 
 

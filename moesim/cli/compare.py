@@ -63,7 +63,7 @@ def compare_policies(
     policies that are done.
     """
     from moesim.experiment import compare
-    from moesim.rank import rank
+    from moesim.ranking import rank
     from moesim.scenario import load_scenario
     from moesim.scenario.policy_named import policies_from_text
 
@@ -75,10 +75,16 @@ def compare_policies(
     if seeds is not None and seed is not None:
         message = "--seeds and --seed exclude each other"
         raise InputError(message)
-    replaced = [[]] if traces is None else [[f"routing.trace={json.dumps(one)}"] for one in _words(traces, "--traces")]
+    replaced = (
+        [[]]
+        if traces is None
+        else [[f"routing.trace={json.dumps(one)}"] for one in _words(traces, "--traces")]
+    )
     # What --set says about a trace comes after the trace itself.
     scenarios = [
-        load_scenario(scenario, overrides=(*trace, *overrides), seed=one) for trace in replaced for one in drawn
+        load_scenario(scenario, overrides=(*trace, *overrides), seed=one)
+        for trace in replaced
+        for one in drawn
     ]
     chosen: Sequence[Policy] | None = None
     if policies is not None:
@@ -119,7 +125,9 @@ def _numbers(text: str) -> list[int]:
         match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", word)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + MAX_SEEDS:
-            message = f"'{word}' is not a seed: whole numbers from 0, or a range of at most {MAX_SEEDS} such as 0-4"
+            message = (
+                f"'{word}' is not a seed: whole numbers from 0, or a range of at most {MAX_SEEDS} such as 0-4"
+            )
             raise InputError(message, f"--seeds {text}"[:80])
         found += range(first, last + 1)
     _words(",".join(map(str, found)), "--seeds")

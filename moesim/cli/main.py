@@ -14,6 +14,7 @@ from moesim.cli.plan import plan
 from moesim.cli.reproduce import reproduce
 from moesim.cli.simulate import simulate
 from moesim.cli.trace import trace
+from moesim.cli.tune import tune
 
 
 @click.group(
@@ -29,5 +30,10 @@ def main() -> None:
     """
 
 
-for _command in (simulate, compare_policies, reproduce, accuracy, calibrate, plan, list_group, schema, trace):
+_COMMANDS = (
+    *(simulate, compare_policies, tune, reproduce, accuracy),
+    *(calibrate, plan, list_group, schema, trace),
+)
+
+for _command in _COMMANDS:
     main.add_command(_command)

@@ -84,7 +84,9 @@ def read_policies(text: str, known: Iterable[str] = ()) -> list[PolicyText]:
         found.append(reader.policy())
         if not reader.ended and not reader.takes(","):
             last = found[-1]
-            raise reader.expected("',', '+' or '('" if last.plain else "','" if len(last.parts) > 1 else "',' or '+'")
+            raise reader.expected(
+                "',', '+' or '('" if last.plain else "','" if len(last.parts) > 1 else "',' or '+'"
+            )
     return found
 
 
@@ -210,4 +212,6 @@ class _Reader:
         try:
             return yamlio.loads(text, file="value").data
         except InputError as error:
-            raise at_character(start + (error.column or 1), InputError(error.message, hint=error.hint)) from None
+            raise at_character(
+                start + (error.column or 1), InputError(error.message, hint=error.hint)
+            ) from None

@@ -60,9 +60,7 @@ def _cards(result: Result) -> str:
 def _charts(plots: Mapping[str, bytes]) -> list[str]:
     """Return the charts one below the other; the overview would only repeat them."""
     return [
-        section(
-            TITLES.get(name, name), f"<figure>{inline_svg(image, name, TITLES.get(name, name))}</figure>"
-        )
+        section(TITLES.get(name, name), f"<figure>{inline_svg(image, name, TITLES.get(name, name))}</figure>")
         for name, image in plots.items()
         if name != "overview"
     ]

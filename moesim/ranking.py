@@ -129,9 +129,7 @@ def _label(scenario: Scenario) -> Run:
     return Run(scenario.name, trace, scenario.seed)
 
 
-def _run(
-    bench: Bench, policy: Policy, every: bool, progress: Progress | None = None
-) -> Result | MoesimError:
+def _run(bench: Bench, policy: Policy, every: bool, progress: Progress | None = None) -> Result | MoesimError:
     """Run a policy; where every policy is tried, return what stands in its way."""
     try:
         return bench.run(policy, progress)
