@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from moesim.experiment import compare, simulate
     from moesim.layouts import compare_layouts
     from moesim.papers import reproduce
-    from moesim.rank import rank
+    from moesim.ranking import rank
     from moesim.results import Comparison, Ranking, Result
     from moesim.scenario import load_scenario
+    from moesim.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "rank",
     "reproduce",
     "simulate",
+    "tune",
 ]
 
 _HOMES = {
@@ -34,9 +36,10 @@ _HOMES = {
     "compare": "moesim.experiment",
     "compare_layouts": "moesim.layouts",
     "load_scenario": "moesim.scenario",
-    "rank": "moesim.rank",
+    "rank": "moesim.ranking",
     "reproduce": "moesim.papers",
     "simulate": "moesim.experiment",
+    "tune": "moesim.tuning",
 }
 
 

@@ -63,7 +63,7 @@ def compare_policies(
     policies that are done.
     """
     from moesim.experiment import compare
-    from moesim.rank import rank
+    from moesim.ranking import rank
     from moesim.scenario import load_scenario
     from moesim.scenario.policy_named import policies_from_text
 

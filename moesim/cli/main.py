@@ -15,6 +15,7 @@ from moesim.cli.plan import plan
 from moesim.cli.reproduce import reproduce
 from moesim.cli.simulate import simulate
 from moesim.cli.trace import trace
+from moesim.cli.tune import tune
 
 
 @click.group(
@@ -30,16 +31,10 @@ def main() -> None:
     """
 
 
-for _command in (
-    simulate,
-    compare_policies,
-    compare_layouts,
-    reproduce,
-    accuracy,
-    calibrate,
-    plan,
-    list_group,
-    schema,
-    trace,
-):
+_COMMANDS = (
+    *(simulate, compare_policies, compare_layouts, tune, reproduce, accuracy),
+    *(calibrate, plan, list_group, schema, trace),
+)
+
+for _command in _COMMANDS:
     main.add_command(_command)

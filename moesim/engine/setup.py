@@ -68,7 +68,7 @@ class Setup:
         calibrations: where the constants of the cost models are looked up.
         parallel: tensor parallelism beside expert parallelism; ``model`` is one device's share of it.
         overlap: what runs beside what.
-        bounds: lower bounds already known, shared by runs that differ in the policy only; see ``BoundPricer``.
+        bounds: lower bounds already known, shared by runs that differ in the policy only.
     """
 
     model: ModelSpec

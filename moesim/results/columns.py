@@ -264,3 +264,31 @@ POLICY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Keys of one policy in a comparison."""
+
+STANDING_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "rank": "place by mean latency, from 1; policies that run out of memory come last",
+        "tied": "whether the interval of the difference to the policy of the rank above contains zero; "
+        "`null` without one",
+        "latency_interval_s": "both ends of the interval of the mean latency (s); `null` after a single step",
+        "speedup_interval": "the same of the speed-up",
+        "difference_s": "mean latency minus that of the baseline, step by step (s)",
+        "difference_interval_s": "its interval (s)",
+        "above_bound_s": "mean latency minus the mean lower bound (s)",
+        "changes_s": "object with seconds gained or lost against the baseline by cause, most changed first",
+        "reason": "the largest of these in words",
+        "memory_cost_bytes": "peak memory minus that of the baseline (B)",
+        "run_latency_s": "mean latency in each run (s)",
+    }
+)
+"""Keys of one policy in a ranking, beside those in a comparison; means and peaks are over all runs."""
+
+RANKING_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ranking": "names of the policies, best first",
+        "unfit": "list of policies that cannot run in the scenario: `name`, `reason`",
+        "runs": "list of what was repeated: `scenario`, `trace` (`null` where routing is generated), `seed`",
+        "interval": "`level` and `method` of the intervals, and whether they are `over` steps or seeds",
+    }
+)
+"""Keys of a ranking, beside those of a comparison."""

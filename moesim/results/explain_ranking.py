@@ -12,18 +12,25 @@ if TYPE_CHECKING:
     from moesim.results.ranking import Ranking, Standing
 
 
+_CLOSE = 0.1
+"""Ratios this near to 1 are told with one more digit."""
+
+
 def times(estimate: Estimate) -> str:
     """Format a ratio with its interval, for example ``1.25x [1.22, 1.28]``."""
+    digits = 3 if abs(estimate.mean - 1) < _CLOSE else 2
+    text = f"{estimate.mean:.{digits}f}x"
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.mean:.2f}x"
-    return f"{estimate.mean:.2f}x [{estimate.low:.2f}, {estimate.high:.2f}]"
+        return text
+    return f"{text} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def seconds(estimate: Estimate) -> str:
-    """Format a time with half the width of its interval, for example ``1.2 ms +- 30 us``."""
+    """Format a time with half the width of its interval, for example ``1.2 ms +- 0.3 %``."""
     if estimate.low is None or estimate.high is None:
         return format_time(estimate.mean)
-    return f"{format_time(estimate.mean)} +- {format_time((estimate.high - estimate.low) / 2)}"
+    share = (estimate.high - estimate.low) / 2 / estimate.mean if estimate.mean else 0.0
+    return f"{format_time(estimate.mean)} +- {100 * share:.1f} %"
 
 
 def what_intervals_are(ranking: Ranking) -> str:
@@ -31,15 +38,11 @@ def what_intervals_are(ranking: Ranking) -> str:
     count = len(ranking.runs)
     runs = f"{count} runs" if count > 1 else f"{len(ranking.comparisons[0].baseline.steps)} steps"
     text = f"{LEVEL:.0%} intervals over {ranking.over} ({runs}): {METHOD}"
-    if count > 1 and not ranking.seeds_matter and any(a.trace == b.trace for a, b in _neighbours(ranking)):
+    if len({(run.scenario, run.trace) for run in ranking.runs}) < count and not ranking.seeds_matter:
         text += "; seeds change nothing here"
     if ranking.standings[0].latency.interval is None:
         text = "no intervals: a single step says nothing about its spread"
     return text
-
-
-def _neighbours(ranking: Ranking) -> list[tuple[object, ...]]:
-    return list(zip(ranking.runs, ranking.runs[1:], strict=False))
 
 
 def explain_standing(ranking: Ranking, one: Standing) -> list[str]:

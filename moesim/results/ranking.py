@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,125 +12,17 @@ import numpy as np
 
 from moesim.causes import CAUSES
 from moesim.results.comparison import Comparison
-from moesim.results.explain import cause_words
-from moesim.results.metrics import plain, ratio, spread
+from moesim.results.metrics import plain, ratio
 from moesim.results.result import Result
-from moesim.results.statistics import LEVEL, METHOD, Array, Estimate, difference_of, mean_of, ratio_of
+from moesim.results.standing import Run, Standing, Unfit, mean_breakdown
+from moesim.results.statistics import LEVEL, METHOD, Array, difference_of, mean_of, ratio_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Run:
-    """One comparison among several.
-
-    Attributes:
-        scenario: name of the scenario.
-        trace: its trace, None where routing is generated.
-        seed: its seed.
-    """
-
-    scenario: str
-    trace: str | None
-    seed: int
-
-    @property
-    def label(self) -> str:
-        """What tells it from others."""
-        return f"{self.trace or self.scenario}, seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Unfit:
-    """A policy that cannot run in a scenario.
-
-    Attributes:
-        name: the policy.
-        reason: what stands in its way.
-    """
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How one policy does over all runs.
-
-    Attributes:
-        name: the policy.
-        results: its results, one per run.
-        rank: place by mean latency, from 1; policies that run out of memory come last.
-        tied: whether the interval of the difference to the policy of the rank above contains zero.
-        latency: mean latency of a step (s).
-        speedup: mean latency of the baseline over its own.
-        difference: mean latency minus that of the baseline, step by step (s).
-        bound_s: mean lower bound of a step (s).
-        changes_s: seconds that each cause gained or lost against the baseline, most changed first.
-        peak_memory_bytes: largest peak of all runs (B).
-        memory_cost_bytes: that peak minus the baseline's (B).
-        memory_ratio: that peak over the baseline's.
-    """
-
-    name: str
-    results: tuple[Result, ...]
-    rank: int
-    tied: bool | None
-    latency: Estimate
-    speedup: Estimate
-    difference: Estimate
-    bound_s: float
-    changes_s: dict[str, float]
-    peak_memory_bytes: int
-    memory_cost_bytes: int
-    memory_ratio: float
-
-    @property
-    def fits(self) -> bool:
-        """Whether it stays within memory in all runs."""
-        return not any(result.out_of_memory for result in self.results)
-
-    @property
-    def reason(self) -> list[str]:
-        """Which causes grew or shrank, largest change first."""
-        base = self.latency.mean - self.difference.mean
-        return cause_words(self.changes_s, base, 3)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all figures as plain data."""
-        first, results = self.results[0], self.results
-        troubles = [trouble for result in results for trouble in result.out_of_memory or []]
-        steps = np.concatenate([result.steps["latency_s"].to_numpy() for result in results])
-        return {
-            "name": self.name,
-            "parameters": first.parameters,
-            "latency_s": spread(steps) | {"mean": self.latency.mean},
-            "speedup": self.speedup.mean,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "memory_ratio": self.memory_ratio,
-            "bound_fraction": ratio(self.bound_s, self.latency.mean),
-            "imbalance": float(np.mean([result.imbalance for result in results])),
-            "out_of_memory": troubles or False,
-            "breakdown_s": _breakdown(results),
-            "notes": list(dict.fromkeys(note for result in results for note in result.notes)),
-            "rank": self.rank,
-            "tied": self.tied,
-            "latency_interval_s": self.latency.interval,
-            "speedup_interval": self.speedup.interval,
-            "difference_s": self.difference.mean,
-            "difference_interval_s": self.difference.interval,
-            "above_bound_s": self.latency.mean - self.bound_s,
-            "changes_s": self.changes_s,
-            "reason": self.reason,
-            "memory_cost_bytes": self.memory_cost_bytes,
-            "run_latency_s": [result.latency_s["mean"] for result in results],
-        }
-
-
-def _breakdown(results: Sequence[Result]) -> dict[str, float]:
-    return {cause: float(np.mean([result.breakdown_s[cause] for result in results])) for cause in CAUSES}
+__all__ = ["Ranking", "Run", "Standing", "Unfit"]
 
 
 class Ranking:
@@ -178,7 +70,7 @@ class Ranking:
         return any(
             not np.array_equal(self._steps(first, name), self._steps(other, name))
             for group in groups
-            for first, other in zip(group, group[1:], strict=False)
+            for first, other in pairwise(group)
             for name in self._names
         )
 
@@ -216,8 +108,8 @@ class Ranking:
             place = order.index(name)
             above = order[place - 1] if place else None
             results = tuple(comparison[name] for comparison in self.comparisons)
-            mine = _breakdown(results)
-            theirs = _breakdown([comparison.baseline for comparison in self.comparisons])
+            mine = mean_breakdown(results)
+            theirs = mean_breakdown([comparison.baseline for comparison in self.comparisons])
             changes = {cause: mine[cause] - theirs[cause] for cause in CAUSES}
             found.append(
                 Standing(

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from moesim.causes import CAUSE_MEANING
-from moesim.results.columns import POLICY_KEYS, SUMMARY_KEYS, TABLES, Table
+from moesim.results.columns import (
+    POLICY_KEYS,
+    RANKING_KEYS,
+    STANDING_KEYS,
+    SUMMARY_KEYS,
+    TABLES,
+    Table,
+)
 
 _INTRO: Final = """# Results
 
@@ -15,6 +22,22 @@ _INTRO: Final = """# Results
 A run gives a `Result`, several policies in one scenario a `Comparison`. Both have tidy pandas tables,
 plots, words (`explain()`), and `save(directory)`. All quantities are SI: seconds, bytes, bytes per
 second; `frame.attrs["units"]` of every table maps column to unit.
+"""
+
+_INTERVALS: Final = """## Intervals
+
+All policies of a run see the same steps, so that differences between them are taken step by step and what
+they share drops out. Intervals are Student's t at 95 %:
+
+* over steps, where there is one seed; where neighbouring steps resemble each other (first autocorrelation
+  r > 0), n steps count as n (1 - r) / (1 + r);
+* over the means of seeds, where there are several. Seeds that change nothing (a trace does not depend on
+  the seed) are no evidence, and count once;
+* several traces are given, not drawn: means are over traces, and variances of the traces add up with the
+  degrees of freedom of Welch and Satterthwaite.
+
+Speed-ups are ratios of means, linearised (delta method). An interval over the steps of one seed says how
+sure the mean is for that routing; only several seeds say what other routing of the same kind would give.
 """
 
 _LAWS: Final = """## Laws
@@ -42,6 +65,8 @@ is replaced; a directory with anything else in it is refused.
 | `report.html` | everything on one page that needs no network |
 | `policies/*/` | in a comparison: the run of each policy, as above |
 | `explanation.txt` | in a comparison: what each policy gains or loses, and why |
+| `ranking.csv`, `plots/ranking.*` | in a ranking: one row per policy, best first, with intervals |
+| `runs/*/` | in a ranking of several runs: the comparison of each, as above |
 
 Without timing (`--no-timing`), the same scenario and seed give the same bytes. `load_result` and
 `load_comparison` of `moesim.results` read a directory back.
@@ -67,6 +92,9 @@ def reference() -> str:
         "## Keys of `compare-policies --json`\n\n"
         "`baseline` is the name of the policy that the others are measured against; `policies` has one "
         f"object per policy:\n\n{_keys(POLICY_KEYS)}",
+        f"With `--all`, `--seeds`, `--traces` or `--rank` there are also\n\n{_keys(RANKING_KEYS)}\n"
+        f"and each policy has also\n\n{_keys(STANDING_KEYS)}",
+        _INTERVALS,
         f"## Causes\n\nWhat a second of a step is spent on, in this order.\n\n{_keys(CAUSE_MEANING)}",
         "## Tables\n",
         *(_table(table) for table in TABLES.values()),

@@ -15,7 +15,7 @@ from moesim.units import format_bytes
 if TYPE_CHECKING:
     from moesim.results.ranking import Ranking
 
-_LONG_NAME = 24
+_LONG_NAME = 18
 
 
 def render_ranking(ranking: Ranking) -> Group:

@@ -19,8 +19,9 @@ def build_policy(scenario: Scenario, policy: str | PolicySection) -> Policy:
 
     Args:
         scenario: whose policies are meant.
-        policy: one of its sections, or a name: of one of the scenario's policies, else of a preset, a placement
-            or a dispatch policy; parameters and combinations as in ``llep(alpha=1.2)`` and ``greedy+llep``.
+        policy: one of its sections, or a name: of one of the scenario's policies, else of a preset, a
+            placement or a dispatch policy; parameters and combinations as in ``llep(alpha=1.2)`` and
+            ``eplb+llep``.
 
     Raises:
         InputError: an unknown name, or a parameter that does not exist or does not fit.

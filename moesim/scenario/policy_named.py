@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from moesim.errors import InputError, nearest, unknown_name
 from moesim.scenario.policy_text import Part, PolicyText, at_character, read_policies, read_policy
@@ -148,7 +148,7 @@ def _put(mapping: dict[str, Any], name: str, halves: tuple[Half, ...], key: str,
         mapping["name"] = value
         return
     if key in halves and len(halves) > 1:
-        half = cast("Half", key)
+        half: Half = key
         given = value if isinstance(value, Mapping) else {"kind": value}
         changed = given.get("kind", mapping[half]["kind"]) != mapping[half]["kind"]
         mapping[half] = {**({} if changed else mapping[half]), **given}

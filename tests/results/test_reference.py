@@ -2,7 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moesim.results.columns import CAUSE_MEANING, POLICY_KEYS, SUMMARY_KEYS, TABLES
+from moesim.results.columns import (
+    CAUSE_MEANING,
+    POLICY_KEYS,
+    RANKING_KEYS,
+    STANDING_KEYS,
+    SUMMARY_KEYS,
+    TABLES,
+)
 from moesim.results.reference import reference
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results.md"
@@ -30,5 +37,7 @@ def test_the_page_has_every_table_column_cause_and_key():
         *CAUSE_MEANING,
         *SUMMARY_KEYS,
         *POLICY_KEYS,
+        *RANKING_KEYS,
+        *STANDING_KEYS,
     }
     assert [name for name in names if f"`{name}`" not in text] == []

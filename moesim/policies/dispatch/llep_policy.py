@@ -23,14 +23,19 @@ class LlepParameters(Parameters):
     alpha: float = Field(
         default=1.0,
         gt=0,
+        json_schema_extra={"tune": [1.0, 4.0, "log"]},
         description="copies that a device may compute, in even shares (the paper's runs: 1.0)",
     )
     min_tokens_per_gemm: int = Field(
-        default=1024, ge=0, description="smallest slice worth sending away, unless it ends the expert (m)"
+        default=1024,
+        ge=0,
+        json_schema_extra={"tune": [1, 16384, "log"]},
+        description="smallest slice worth sending away, unless it ends the expert (m)",
     )
     threshold: float = Field(
         default=1.3,
         ge=0,
+        json_schema_extra={"tune": [1.0, 4.0, "log"]},
         description="plan where the busiest device has this many times the mean load; 0 always (lambda)",
     )
     planning_per_expert_s: Seconds = Field(

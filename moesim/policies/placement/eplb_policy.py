@@ -24,6 +24,7 @@ class SlotParameters(Parameters):
     redundant: int | None = Field(
         default=None,
         ge=0,
+        json_schema_extra={"tune": [0, "experts"]},
         description="copies per layer beyond one of each expert; by default one slot more per device than"
         " an even share has, if memory holds it (32 for DeepSeek-V3 on 32 devices)",
     )
