@@ -7,6 +7,7 @@ than the defaults, promises about labels and documented bounds stand in the tabl
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from moesim.errors import InputError
 from moesim.policies import create_dispatch, create_placement, dispatch_names, placement_names
 from moesim.policies.dispatch.capacity import capacity_of
 from moesim.policies.dispatch.llep import capacity_of as llep_capacity
+from moesim.policies.past import Past
 from moesim.policies.plan import DispatchPlan, Placement
 from moesim.routing.load import Load
 from moesim.testing import (
@@ -36,6 +38,11 @@ MORE: dict[str, list[dict[str, Any]]] = {
     "standard": [{"replica_choice": c} for c in ("nearest", "static", "round_robin", "random")],
     "llep": [{"threshold": 1, "min_tokens_per_gemm": 4}, {"threshold": 0, "min_tokens_per_gemm": 0}],
     "capacity": [{"factor": 1, "overflow": "reroute"}, {"factor": 0.3, "overflow": "reroute"}],
+    "fastermoe": [{"network_bandwidth": 1e14}],
+    "harmoeny": [{"block": 1}, {"block": 20, "alpha": 0.7}],
+    "janus": [{"factor": 1e9}],
+    "lina": [{"predictor": "last_window"}, {"predictor": {"kind": "token_to_expert"}, "correct_above": 1}],
+    "prophet": [{"predictor": "oracle"}, {"predictor": "moving_average"}],
     "eplb": [{"redundant": 3}, {"mode": "global"}],
 }
 """Parameters to try besides the defaults."""
@@ -86,14 +93,26 @@ def bound_llep(case: DispatchCase, plan: DispatchPlan, given: Any) -> None:
     """Where helpers may take slices of any size, no device has more than its capacity or its native load."""
     if given.min_tokens_per_gemm > 1 or given.alpha < 1:
         return
+    bounded_by_capacity(case, plan, given.alpha, case.load.devices)
+
+
+def bound_harmoeny(case: DispatchCase, plan: DispatchPlan, given: Any) -> None:
+    """No device has more than its capacity or the fullest device's native load."""
+    bounded_by_capacity(case, plan, given.alpha, 0)
+
+
+def bounded_by_capacity(case: DispatchCase, plan: DispatchPlan, alpha: float, rounding: int) -> None:
+    """No device has more than its capacity and so many copies, or the fullest device's native load.
+
+    What is left of an even share in whole copies may come on top.
+    """
     home = np.zeros((case.load.layers, case.load.devices), dtype=np.int64)
     for layer, slots in enumerate(case.placement.slots):
         for expert in range(case.load.experts):
             device = int(np.argwhere((slots == expert).any(axis=1))[0, 0])
             home[layer, device] += case.load.per_expert[layer, expert]
     total = case.load.per_expert.sum(axis=1)
-    most = [llep_capacity(int(copies), case.load.devices, given.alpha) for copies in total]
-    rounding = case.load.devices  # what is left of an even share in whole copies
+    most = [llep_capacity(int(copies), case.load.devices, alpha) for copies in total]
     allowed = np.maximum(np.asarray(most)[:, np.newaxis] + rounding, home.max(axis=1, keepdims=True))
     assert (per_device(plan, case.load) <= allowed).all()
 
@@ -103,6 +122,7 @@ BOUNDS: dict[str, Callable[[DispatchCase, DispatchPlan, Any], None]] = {
     "metro": bound_metro,
     "capacity": bound_capacity,
     "llep": bound_llep,
+    "harmoeny": bound_harmoeny,
 }
 """What the documentation of a dispatch policy promises about its plans."""
 
@@ -173,6 +193,9 @@ def test_layers_are_planned_by_themselves(name, case):
     for layer in range(case.load.layers):
         load = Load(case.load.counts[layer : layer + 1], case.load.tokens)
         placement = Placement(case.placement.slots[layer : layer + 1], case.placement.experts)
-        alone = policy.plan(load, placement, case.view)
+        view = case.view
+        if view.past is not None:
+            view = replace(view, past=Past.of_counts(view.past.windows(1)[0][layer : layer + 1]))
+        alone = policy.plan(load, placement, view)
         np.testing.assert_array_equal(per_device(alone, load)[0], per_device(whole, case.load)[layer])
         assert alone.planned[0] == whole.planned[layer]

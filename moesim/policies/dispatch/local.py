@@ -71,6 +71,11 @@ def _keep_expected(load: Load, index: PlacementIndex, keeps: BoolArray) -> tuple
     sent *= totals
     local = load.share[device] * totals[key]
     split = np.take(sent, index.key, axis=1) * (index.slots / index.replicas)
+    # Experts that nobody keeps are dealt in whole copies, as in standard dispatch.
+    kept = np.zeros(totals.size, dtype=bool)
+    kept[key] = True
+    dealt = np.flatnonzero(~kept[index.key])
+    split[:, dealt] = load.share[:, np.newaxis] * replica_choice.even_totals(index, totals)[dealt]
     rows = index.rows_of(layer, device, expert)
     held = rows >= 0
     split[device[held], rows[held]] += local[held]

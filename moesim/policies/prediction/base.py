@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from moesim.errors import InputError
 from moesim.policies.base import ClusterView, Parameters
 from moesim.policies.prediction.rounding import rounded
 from moesim.policies.quantities import Seconds
@@ -63,5 +64,11 @@ def spread(copies: npt.NDArray[np.int64], share: FloatArray) -> npt.NDArray[np.i
 
     Returns:
         int64 [layers, sources, experts], rounded by largest remainder.
+
+    Raises:
+        InputError: the past has other layers than the load.
     """
+    if len(share) != len(copies):
+        message = f"the past has {len(share)} MoE layers, the load {len(copies)}"
+        raise InputError(message)
     return rounded(copies[:, :, np.newaxis] * share[:, np.newaxis, :], copies)
