@@ -13,10 +13,15 @@ class Refresh(Parameters):
     """Place experts anew every so many steps, from the loads of the last steps, and move the weights."""
 
     every: int = Field(
-        default=1000, ge=1, le=1_000_000, description="steps between refreshes (SGLang: 1000, vLLM: 3000)"
+        default=1000,
+        json_schema_extra={"tune": [1, 1000, "log"]},
+        ge=1,
+        le=1_000_000,
+        description="steps between refreshes (SGLang: 1000, vLLM: 3000)",
     )
     window: int | None = Field(
         default=None,
+        json_schema_extra={"tune": [1, 1000, "log"]},
         ge=1,
         le=1_000_000,
         description="steps whose loads are looked at; by default those since the last refresh",

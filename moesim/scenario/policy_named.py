@@ -40,10 +40,9 @@ def policy_from_text(scenario: Scenario, text: str) -> Policy:
 
 
 def every_policy(scenario: Scenario) -> list[Policy]:
-    """Return all that there is: the scenario's policies, presets, every placement and every dispatch policy.
+    """Return all that there is: the scenario's policies, presets, and what none of these has with its defaults.
 
-    Placement policies come with standard dispatch, dispatch policies with contiguous placement, and nothing
-    comes twice.
+    Placement policies then come with standard dispatch, dispatch policies with contiguous placement.
     """
     from moesim.policies import create_policy, policy_presets
     from moesim.policies.registry import policy_types
@@ -51,20 +50,27 @@ def every_policy(scenario: Scenario) -> list[Policy]:
 
     found = build_policies(scenario)
     names = {policy.name for policy in found}
-    found += [create_policy(name) for name in policy_presets() if name not in names]
-    known = {_fingerprint(policy) for policy in found}
+    for name in policy_presets():
+        policy = create_policy(name)
+        if name not in names and not any(_same(policy, other) for other in found):
+            found.append(policy)
+            names.add(name)
     for half in _HALVES:
         for name in policy_types(half):
-            # Two policies of one name cannot be told apart in results.
-            policy = create_policy({half: name} if name in names else {"name": name, half: name})
-            if _fingerprint(policy) not in known:
-                found.append(policy)
+            alone = create_policy({half: name})
+            if not any(_half(policy, half) == _half(alone, half) for policy in found):
+                found.append(alone if name in names else create_policy({"name": name, half: name}))
+                names.add(found[-1].name)
     return found
 
 
-def _fingerprint(policy: Policy) -> str:
-    halves = (policy.placement, policy.dispatch)
-    return repr([(half.name, half.parameters.model_dump(mode="json")) for half in halves])
+def _half(policy: Policy, half: Half) -> tuple[str, dict[str, Any]]:
+    part = getattr(policy, half)
+    return part.name, part.parameters.model_dump(mode="json")
+
+
+def _same(one: Policy, other: Policy) -> bool:
+    return one.refresh == other.refresh and all(_half(one, half) == _half(other, half) for half in _HALVES)
 
 
 def _build(scenario: Scenario, text: PolicyText) -> Policy:
@@ -123,7 +129,7 @@ def _base(scenario: Scenario, text: PolicyText) -> dict[str, Any]:
     for section in scenario.spec.policies:
         if section.name == name:
             made = policy_mapping(section)
-            return {half: dict(made[half]) for half in _HALVES}
+            return {half: dict(made[half]) for half in _HALVES} | {"refresh": made["refresh"]}
     if name in presets:
         return {half: {"kind": presets[name][half]} for half in _HALVES}
     if name in placement_names():
@@ -144,8 +150,8 @@ def _put(mapping: dict[str, Any], name: str, halves: tuple[Half, ...], key: str,
     from moesim.policies.parameters import takes
     from moesim.policies.registry import parameters_type
 
-    if key == "name":
-        mapping["name"] = value
+    if key in ("name", "refresh"):
+        mapping[key] = value
         return
     if key in halves and len(halves) > 1:
         half: Half = key

@@ -155,7 +155,9 @@ class Outcome:
         tuned = self.tuned
         if tuned is None:
             return None
-        return {
+        refresh = tuned.refresh
+        kept = {} if refresh is None else {"refresh": refresh.model_dump(mode="json", exclude_unset=True)}
+        return kept | {
             "name": f"{self.policy.name} tuned",
             **{
                 half: {"kind": part.name, **part.parameters.model_dump(mode="json", exclude_unset=True)}
@@ -189,6 +191,7 @@ def _told(trial: Trial) -> dict[str, Any]:
         "latency_p99_s": measured.latency_p99_s,
         "bound_s": measured.bound_s,
         "peak_memory_bytes": measured.peak_memory_bytes,
+        "changed_tokens": measured.changed_tokens,
         "feasible": trial.feasible,
         "failure": measured.failure,
     }

@@ -45,6 +45,12 @@ def render_outcome(outcome: Outcome) -> Group:
         parts.append(Text(f"{outcome.speedup:.3f}x as fast as with its own settings{note}", style="bold"))
     parts += [Text(), _sensitivity(outcome, importance), Text()]
     parts += [Text("latency against memory: no trial beats these in both"), _front(outcome)]
+    changed = best.measured.changed_tokens
+    if changed:
+        note = (
+            f"the best settings change the model's output for {changed:,} tokens, over steps and MoE layers"
+        )
+        parts += [Text(), Text(note, style="bold red")]
     beyond = sum(not trial.feasible for trial in outcome.trials)
     if beyond:
         parts += [Text(), Text(f"{beyond} trials broke the memory limit or could not run", style="dim")]

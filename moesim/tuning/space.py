@@ -2,7 +2,8 @@
 
 A range comes, in this order, from the person who asks, from the parameter's own hint
 (``json_schema_extra={"tune": [low, high, "log"]}``), or from its bounds where it has both. A hint may name
-``experts`` or ``devices`` of the scenario instead of a number. Choices and switches need no range.
+``experts`` or ``devices`` of the scenario instead of a number. Choices and switches need no range. A hint
+``False`` keeps a parameter out of searches that do not name it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
     from moesim.policies.base import ClusterView, Policy
 
-Half = Literal["placement", "dispatch"]
+Half = Literal["placement", "dispatch", "refresh"]
 Value = int | float | str | bool
 
-HALVES: Final[tuple[Half, Half]] = ("placement", "dispatch")
+HALVES: Final[tuple[Half, ...]] = ("placement", "dispatch", "refresh")
 HINT: Final = "tune"
 
 
@@ -34,7 +35,7 @@ class Dimension:
     """One parameter and where to look for its best value.
 
     Attributes:
-        half: whether placement or dispatch has it.
+        half: whether placement, dispatch or the refreshing of placements has it.
         name: its name.
         default: its value without tuning; None where the policy works it out.
         choices: values to choose from; empty where there is a range.
@@ -155,7 +156,10 @@ def space_of(
 def _fields(policy: Policy) -> dict[str, tuple[Half, FieldInfo, Any]]:
     found: dict[str, tuple[Half, FieldInfo, Any]] = {}
     for half in HALVES:
-        parameters = getattr(policy, half).parameters
+        part = getattr(policy, half, None)
+        if part is None:
+            continue
+        parameters = part if half == "refresh" else part.parameters
         for name, field in type(parameters).model_fields.items():
             found[f"{half}.{name}"] = (half, field, getattr(parameters, name))
     return found
@@ -206,6 +210,10 @@ def _dimension(
         InputError: the given range lies outside the parameter's bounds.
     """
     kind = _plain_type(field.annotation)
+    extra = field.json_schema_extra
+    hint = extra.get(HINT) if isinstance(extra, dict) else None
+    if hint is False and given is None:
+        return "it is no matter of speed"
     if kind is bool or get_origin(kind) is Literal:
         if given is not None:
             message = f"parameter '{name}' has choices, not a range"
@@ -214,8 +222,6 @@ def _dimension(
     if kind not in (int, float):
         return "it is not a number, a choice or a switch"
     bounds = _bounds(field, kind is int)
-    extra = field.json_schema_extra
-    hint = extra.get(HINT) if isinstance(extra, dict) else None
     if given is not None:
         low, high, log = given
         if low < bounds[0] or high > bounds[1] or (kind is int and (low % 1 or high % 1)):

@@ -29,6 +29,7 @@ class Measured:
         peak_memory_bytes: largest peak of any device's own memory (B).
         out_of_memory: whether it is above the device's capacity.
         floor_bytes: what of that a policy has no say in (B).
+        changed_tokens: tokens that got another output than the model's own, over steps and MoE layers.
         failure: what keeps the policy from running.
     """
 
@@ -38,6 +39,7 @@ class Measured:
     peak_memory_bytes: int | None = None
     out_of_memory: bool = False
     floor_bytes: int | None = None
+    changed_tokens: int = 0
     failure: str | None = None
 
 
@@ -79,7 +81,12 @@ def with_settings(policy: Policy, settings: Mapping[str, Any], name: str | None 
     Raises:
         InputError: a value that the policy refuses.
     """
-    halves = {}
+    halves: dict[str, Any] = {}
+    if policy.refresh is not None:
+        changed = {
+            key.partition(".")[2]: value for key, value in settings.items() if key.startswith("refresh.")
+        }
+        halves["refresh"] = policy.refresh.model_dump(exclude_unset=True) | changed
     for half, part in (("placement", policy.placement), ("dispatch", policy.dispatch)):
         given = part.parameters.model_dump(exclude_unset=True)
         mine = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{half}.")}
@@ -105,6 +112,7 @@ def measure(bench: Bench, policy: Policy, settings: Mapping[str, Any]) -> Measur
         latency_p99_s=latency["p99"],
         bound_s=float(np.mean([step["bound_s"] for step in recording.steps])),
         peak_memory_bytes=int(ledger.peak.max()),
+        changed_tokens=int(sum(step["changed_tokens"] for step in recording.steps)),
         out_of_memory=bool((ledger.peak > ledger.capacity).any()),
         floor_bytes=int(np.sum([held[owner] for owner in _FLOOR if owner in held], axis=0).max()),
     )

@@ -27,6 +27,7 @@ class EplbOnlineParameters(SlotParameters):
 
     updates: int | None = Field(
         default=None,
+        json_schema_extra={"tune": [1, 512, "log"]},
         ge=1,
         description="slots that a refresh may fill anew on a device, over all layers; by default any number"
         " (TensorRT-LLM's aim for DeepSeek-R1 on 64 GB200: 47 per iteration)",

@@ -30,6 +30,7 @@ class EplbVecParameters(SlotParameters):
 
     windows: int = Field(
         default=32,
+        json_schema_extra={"tune": [1, 256, "log"]},
         ge=1,
         le=10_000,
         description="parts of equal length into which the past is cut (SGLang: its recorded steps, 1000)",

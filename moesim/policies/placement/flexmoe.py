@@ -22,23 +22,30 @@ class FlexMoeParameters(Parameters):
 
     redundant: int | None = Field(
         default=None,
+        json_schema_extra={"tune": [0, "experts"]},
         ge=0,
         description="copies per layer beyond one of each expert; by default one slot more per device than an"
         " even share has, if memory holds it",
     )
     threshold: float = Field(
         default=1.05,
+        json_schema_extra={"tune": [1.0, 2.0]},
         ge=1,
         description="busiest device over the mean below which nothing moves (moesim's own)",
     )
     horizon: float = Field(
         default=1.0,
+        json_schema_extra={"tune": [0.1, 100.0, "log"]},
         ge=0,
         description="how long a gain is expected to last, in lengths of the window that was looked at"
         " (moesim's own)",
     )
     moves: int = Field(
-        default=64, ge=1, le=100_000, description="most moves per layer and refresh (moesim's own)"
+        default=64,
+        json_schema_extra={"tune": [1, 256, "log"]},
+        ge=1,
+        le=100_000,
+        description="most moves per layer and refresh (moesim's own)",
     )
 
 

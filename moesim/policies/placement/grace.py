@@ -24,11 +24,13 @@ class GraceParameters(Parameters):
 
     spread: int = Field(
         default=1,
+        json_schema_extra={"tune": [0, 8]},
         ge=0,
         description="experts by which a device may be above or below its even share, if memory holds them",
     )
     redundant: int | None = Field(
         default=None,
+        json_schema_extra={"tune": [0, "experts"]},
         ge=0,
         description="most copies per layer beyond one of each expert; by default as many as devices, as"
         " far as memory holds them",

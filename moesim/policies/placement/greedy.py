@@ -27,6 +27,7 @@ class GreedyParameters(Parameters):
     )
     redundant: int = Field(
         default=0,
+        json_schema_extra={"tune": [0, "experts"]},
         ge=0,
         description="copies per layer beyond one of each expert, each given to the largest load per copy",
     )

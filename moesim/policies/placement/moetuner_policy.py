@@ -26,6 +26,7 @@ class MoetunerParameters(Parameters):
     )
     solver: Solver = Field(
         default="auto",
+        json_schema_extra={"tune": False},
         description="what closes stage 1 where search and bound leave it open: auto enumerates if possible,"
         " else asks HiGHS up to 512 experts x devices; highs always asks HiGHS; search does neither",
     )
@@ -36,6 +37,7 @@ class MoetunerParameters(Parameters):
     )
     tolerance: float = Field(
         default=0.005,
+        json_schema_extra={"tune": False},
         ge=0,
         lt=1,
         description="what HiGHS is not asked to save in stage 1: copies above or below the mean as a share of"
