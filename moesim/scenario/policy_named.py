@@ -40,7 +40,7 @@ def policy_from_text(scenario: Scenario, text: str) -> Policy:
 
 
 def every_policy(scenario: Scenario) -> list[Policy]:
-    """Return all that there is: the scenario's policies, presets, and what none of these has with its defaults.
+    """Return all that there is: the scenario's policies, presets, and what none of these has by default.
 
     Placement policies then come with standard dispatch, dispatch policies with contiguous placement.
     """
