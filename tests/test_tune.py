@@ -55,6 +55,7 @@ def test_ranges_come_from_hints_choices_and_the_machine():
     assert set(found) == {
         "placement.redundant",
         "placement.mode",
+        "placement.keep_slots",
         "dispatch.alpha",
         "dispatch.min_tokens_per_gemm",
         "dispatch.threshold",
@@ -157,11 +158,24 @@ def test_trials_measure_what_a_comparison_does():
 
 
 def test_given_parameters_are_fixed_unless_asked_for():
-    found = tune(tiny(), "eplb_llep(redundant=4, mode=global)", trials=3)
+    found = tune(tiny(), "eplb_llep(redundant=4, mode=global, keep_slots=false)", trials=3)
     assert not any(key.startswith("placement") for key in found.default.settings)
     assert found.tuned.placement.parameters.redundant == 4
     asked = tune(tiny(), "eplb(redundant=2)", ["redundant"], trials=3)
     assert asked.default.settings == {"placement.redundant": 2}
+
+
+def test_refreshing_is_searched_where_a_policy_has_it():
+    found = tune(tiny("workload.steps=6"), "eplb(refresh={every: 3})", ["every=1:5"], trials=9)
+    assert found.default.settings == {"refresh.every": 3}
+    assert sorted(one.settings["refresh.every"] for one in found.trials) == [1, 2, 3, 4, 5]
+    assert found.best_mapping["refresh"]["every"] == found.best.settings["refresh.every"]
+
+
+def test_given_values_may_be_mappings():
+    found = tune(tiny(), "prophet(predictor={kind: token_to_expert, accuracy: 0.8})", trials=4)
+    assert found.tuned.dispatch.parameters.predictor.accuracy == 0.8
+    assert found.best_mapping["dispatch"]["predictor"]["accuracy"] == 0.8
 
 
 def test_a_scenarios_own_settings_are_where_the_search_begins():
