@@ -55,7 +55,6 @@ def test_ranges_come_from_hints_choices_and_the_machine():
     assert set(found) == {
         "placement.redundant",
         "placement.mode",
-        "placement.keep_slots",
         "dispatch.alpha",
         "dispatch.min_tokens_per_gemm",
         "dispatch.threshold",
@@ -158,7 +157,7 @@ def test_trials_measure_what_a_comparison_does():
 
 
 def test_given_parameters_are_fixed_unless_asked_for():
-    found = tune(tiny(), "eplb_llep(redundant=4, mode=global, keep_slots=false)", trials=3)
+    found = tune(tiny(), "eplb_llep(redundant=4, mode=global)", trials=3)
     assert not any(key.startswith("placement") for key in found.default.settings)
     assert found.tuned.placement.parameters.redundant == 4
     asked = tune(tiny(), "eplb(redundant=2)", ["redundant"], trials=3)
