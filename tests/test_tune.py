@@ -164,6 +164,19 @@ def test_given_parameters_are_fixed_unless_asked_for():
     assert asked.default.settings == {"placement.redundant": 2}
 
 
+def test_refreshing_is_searched_where_a_policy_has_it():
+    found = tune(tiny("workload.steps=6"), "eplb(refresh={every: 3})", ["every=1:5"], trials=9)
+    assert found.default.settings == {"refresh.every": 3}
+    assert sorted(one.settings["refresh.every"] for one in found.trials) == [1, 2, 3, 4, 5]
+    assert found.best_mapping["refresh"]["every"] == found.best.settings["refresh.every"]
+
+
+def test_given_values_may_be_mappings():
+    found = tune(tiny(), "prophet(predictor={kind: token_to_expert, accuracy: 0.8})", trials=4)
+    assert found.tuned.dispatch.parameters.predictor.accuracy == 0.8
+    assert found.best_mapping["dispatch"]["predictor"]["accuracy"] == 0.8
+
+
 def test_a_scenarios_own_settings_are_where_the_search_begins():
     assert tune(tiny(), "eplb", trials=3).default.settings["placement.redundant"] == 4
 

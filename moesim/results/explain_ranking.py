@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moesim.results.explain import out_of_memory_line
+from moesim.results.explain import out_of_memory_line, output_line
 from moesim.results.statistics import LEVEL, METHOD, Estimate
 from moesim.units import format_bytes, format_time
 
@@ -60,6 +60,9 @@ def explain_standing(ranking: Ranking, one: Standing) -> list[str]:
             f"{change} {'more' if one.memory_cost_bytes > 0 else 'less'} ({one.memory_ratio:.2f}x)"
         )  # fmt: skip
         lines.append(f"  memory: {more}, {format_bytes(one.peak_memory_bytes)}")
+    output = output_line(one.results[0])
+    if output is not None:
+        lines.append(f"  {output}")
     if one.tied:
         lines.append("  cannot be told apart from the policy of the rank above")
     for result in one.results:

@@ -13,7 +13,7 @@ from moesim.results.explain_ranking import explain_standing, seconds, times, wha
 from moesim.units import format_bytes
 
 if TYPE_CHECKING:
-    from moesim.results.ranking import Ranking
+    from moesim.results.ranking import Ranking, Standing
 
 _LONG_NAME = 18
 
@@ -31,17 +31,19 @@ def render_ranking(ranking: Ranking) -> Group:
         above = one.latency.mean / one.bound_s - 1 if one.bound_s else 0.0
         table.add_row(
             f"{one.rank}{'=' if one.tied else '.'}",
-            Text(one.name, style="bold" if one.rank == 1 else ""),
+            Text(one.name + ("" if one.exact else "*"), style="bold" if one.rank == 1 else ""),
             seconds(one.latency),
             "baseline" if one.name == ranking.baseline else times(one.speedup),
             f"{100 * above:+.0f} %",
             format_bytes(one.peak_memory_bytes),
-            Text("fits", style="green") if one.fits else Text("runs out", style="bold red"),
+            _verdict(one),
         )
     parts: list[RenderableType] = [Text(ranking.name, style="bold"), Text(), table, Text()]
     said = what_intervals_are(ranking)
     if any(one.tied for one in ranking.standings):
         said += "; '=': cannot be told apart from the rank above"
+    if not all(one.exact for one in ranking.standings):
+        said += "; '*': changes the model's output"
     parts.append(Text(said, style="dim"))
     for one in ranking.ranked:
         if one.name != ranking.baseline or not one.fits:
@@ -55,3 +57,7 @@ def render_ranking(ranking: Ranking) -> Group:
     if notes:
         parts += [Text(), *(Text(f"note: {note}", style="dim") for note in notes)]
     return Group(*parts)
+
+
+def _verdict(one: Standing) -> Text:
+    return Text("fits", style="green") if one.fits else Text("runs out", style="bold red")

@@ -86,6 +86,11 @@ class Standing:
         return not any(result.out_of_memory for result in self.results)
 
     @property
+    def exact(self) -> bool:
+        """Whether it leaves the output of the model as it is."""
+        return all(result.exact for result in self.results)
+
+    @property
     def reason(self) -> list[str]:
         """Which causes grew or shrank, largest change first."""
         base = self.latency.mean - self.difference.mean
@@ -108,7 +113,7 @@ class Standing:
             "out_of_memory": troubles or False,
             "breakdown_s": mean_breakdown(results),
             "notes": list(dict.fromkeys(note for result in results for note in result.notes)),
-            "exact": first.exact,
+            "exact": self.exact,
             "dropped_copies": sum(result.dropped_copies for result in results),
             "changed_tokens": sum(result.changed_tokens for result in results),
             "rank": self.rank,

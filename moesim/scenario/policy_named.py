@@ -40,9 +40,10 @@ def policy_from_text(scenario: Scenario, text: str) -> Policy:
 
 
 def every_policy(scenario: Scenario) -> list[Policy]:
-    """Return all that there is: the scenario's policies, presets, and what none of these has by default.
+    """Return all that there is: the scenario's policies, presets, and what these lack.
 
-    Placement policies then come with standard dispatch, dispatch policies with contiguous placement.
+    A placement or dispatch policy that none of them has with its defaults comes with standard dispatch or
+    contiguous placement.
     """
     from moesim.policies import create_policy, policy_presets
     from moesim.policies.registry import policy_types

@@ -27,6 +27,7 @@ class FasterMoeParameters(Parameters):
 
     iteration: Literal["forward", "training", "prototype"] = Field(
         default="forward",
+        json_schema_extra={"tune": False},
         description="what the performance model counts: forward, the passes of inference; training, the"
         " paper's three GEMM passes, four exchanges, weights out and gradients back; prototype, that with its"
         " GEMM passes times bytes per element, as the released prototype has it",

@@ -29,10 +29,14 @@ class JanusParameters(Parameters):
 
     bytes: Literal["crossing", "all"] = Field(
         default="crossing",
+        json_schema_extra={"tune": False},
         description="bytes compared: those between nodes (all, on one node), or all between devices",
     )
     factor: float = Field(
-        default=1.0, ge=0, description="fetch where weights are fewer than so many times the bytes of tokens"
+        default=1.0,
+        json_schema_extra={"tune": [0.1, 10.0, "log"]},
+        ge=0,
+        description="fetch where weights are fewer than so many times the bytes of tokens",
     )
     predictor: AnyPredictor = Field(
         default_factory=Oracle, description="load by which layers are chosen; oracle: the gate's own"

@@ -26,6 +26,7 @@ class LinaParameters(Parameters):
 
     alpha: float = Field(
         default=1.1,
+        json_schema_extra={"tune": [1.0, 4.0, "log"]},
         gt=0,
         description="predicted copies above which cold experts leave a device, in even shares (no value is"
         " published)",

@@ -23,6 +23,7 @@ class ProphetParameters(Parameters):
 
     max_experts: int | None = Field(
         default=None,
+        json_schema_extra={"tune": [0, "experts"]},
         ge=0,
         description="most experts of a layer that are given to other devices; by default any",
     )

@@ -141,6 +141,7 @@ class EplbParameters(SlotParameters):
 
     keep_slots: bool = Field(
         default=False,
+        json_schema_extra={"tune": False},
         description="at a refresh, experts that stay on a device keep their slots, as in vLLM",
         json_schema_extra={"tune": False},
     )
