@@ -143,7 +143,6 @@ class EplbParameters(SlotParameters):
         default=False,
         json_schema_extra={"tune": False},
         description="at a refresh, experts that stay on a device keep their slots, as in vLLM",
-        json_schema_extra={"tune": False},
     )
 
 
