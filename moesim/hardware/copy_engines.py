@@ -12,7 +12,7 @@ import numpy as np
 
 from moesim.errors import InputError
 from moesim.hardware.copies import DEFAULT_CHUNK, Stage, check_chunk, check_sizes, cut
-from moesim.hardware.copy_queue import Copied
+from moesim.hardware.copy_clock import Copied, CopyClock
 from moesim.hardware.fluid_live import LiveFluid
 from moesim.hardware.max_min import FloatArray, Flow
 
@@ -68,7 +68,7 @@ class _Chunk:
         return self.index == self.copy.full
 
 
-class CopyEngines:
+class CopyEngines(CopyClock):
     """Copies on many engines, each over one or more of them in turn, moved forward by the owner of the clock.
 
     Every engine obeys the rules of ``moesim.hardware.copies``; chunks under way at the same time share links
@@ -163,18 +163,6 @@ class CopyEngines:
         self._move(now)
         self._pop_due(arrivals)
         return arrivals
-
-    def finish_all(self) -> list[Copied]:
-        """Let everything arrive and return it in order."""
-        done: list[Copied] = []
-        while (event := self.next_event()) is not None:
-            done.extend(self.advance(event))
-        return done
-
-    def _check(self, now: float) -> None:
-        if not now >= self.now:
-            message = f"time cannot go back from {self.now!r} to {now!r}"
-            raise ValueError(message)
 
     def _at(self, copy: _Copy, index: int, stage: int) -> _Chunk:
         return _Chunk((-copy.level, copy.number, index), copy, index, stage)

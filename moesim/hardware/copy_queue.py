@@ -5,17 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from moesim.hardware.copies import DEFAULT_CHUNK, Stage, check_chunk, check_sizes, cut
-
-
-class Copied(NamedTuple):
-    """A copy that has arrived: which, when its first byte moved, when its last byte arrived (s)."""
-
-    copy: int
-    begin: float
-    finish: float
+from moesim.hardware.copy_clock import Copied, CopyClock
 
 
 @dataclass
@@ -30,7 +22,7 @@ class _Copy:
     begin: float = math.nan
 
 
-class CopyQueue:
+class CopyQueue(CopyClock):
     """Copies on one engine of fixed rate, moved forward by whoever owns the clock.
 
     It knows nothing of an event engine: after every ``submit`` and ``advance`` ask ``next_event`` when to
@@ -117,18 +109,6 @@ class CopyQueue:
         while self._arriving and self._arriving[0][0] <= now:
             done.append(heapq.heappop(self._arriving)[2])
         return done
-
-    def finish_all(self) -> list[Copied]:
-        """Let everything arrive and return it in order."""
-        done: list[Copied] = []
-        while (event := self.next_event()) is not None:
-            done.extend(self.advance(event))
-        return done
-
-    def _check(self, now: float) -> None:
-        if not now >= self.now:
-            message = f"time cannot go back from {self.now!r} to {now!r}"
-            raise ValueError(message)
 
     def _take(self, at: float) -> None:
         """Put copies that are set up by now in line."""
