@@ -12,6 +12,7 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from moesim.hardware.kernel_model import Choices
 from moesim.hardware.spec import Device
 
 Array = npt.NDArray[np.float64]
@@ -69,7 +70,7 @@ class AttentionWork:
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionChoices:
+class AttentionChoices(Choices):
     """Batches with every way to run them: arrays [batches, choices] or [batches, 1].
 
     Attributes:
@@ -100,12 +101,6 @@ class AttentionChoices:
     sums: Array
     new: Array
     barred: Array
-
-    def pick(self, index: npt.NDArray[np.intp]) -> Self:
-        """Keep one choice per batch; arrays become [batches]."""
-        rows = np.arange(len(index))
-        parts = (getattr(self, f.name) for f in fields(self))
-        return type(self)(*(part[rows, index if part.shape[1] > 1 else 0] for part in parts))
 
 
 def attention_choices(

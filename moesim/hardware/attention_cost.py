@@ -17,8 +17,8 @@ writing the new keys and values to a paged cache; that is what ``passes`` prices
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from moesim.hardware.attention_choices import (
     attention_choices,
 )
 from moesim.hardware.dense_gemm import miss_share
+from moesim.hardware.kernel_model import Constants
 from moesim.hardware.spec import Device
 
 Array = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ _ROWS: Final = 4096
 
 
 @dataclass(frozen=True)
-class AttentionConstants:
+class AttentionConstants(Constants):
     """Constants of one device, phase, kind and number format; shares of datasheet rates, and seconds.
 
     Attributes:
@@ -76,11 +77,6 @@ class AttentionConstants:
     passes: float = 1.0
     packing: str = "free"
     absorbed: bool = False
-
-    def scaled(self, factor: float) -> Self:
-        """Return the constants of a device whose every rate is ``factor`` times as fast."""
-        times = {f.name: getattr(self, f.name) / factor for f in fields(self) if f.name.endswith("_s")}
-        return replace(self, **times)
 
 
 def choice_seconds(choices: AttentionChoices, c: AttentionConstants) -> Array:

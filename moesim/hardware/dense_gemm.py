@@ -18,14 +18,15 @@ return numpy arrays. Constants are shares of datasheet rates and times, fitted t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import unknown_name
+from moesim.hardware.kernel_model import Choices, Constants
 from moesim.hardware.spec import Device
 
 Array = npt.NDArray[np.float64]
@@ -85,7 +86,7 @@ fp8_block one fp32 scale per 128 inputs."""
 
 
 @dataclass(frozen=True)
-class GemmConstants:
+class GemmConstants(Constants):
     """Constants of one device and kind of GEMM; shares of datasheet rates, and seconds.
 
     Attributes:
@@ -116,14 +117,9 @@ class GemmConstants:
     passes: float = 0.0
     host_s: float = 0.0
 
-    def scaled(self, factor: float) -> Self:
-        """Return the constants of a device whose every rate is ``factor`` times as fast."""
-        times = {f.name: getattr(self, f.name) / factor for f in fields(self) if f.name.endswith("_s")}
-        return replace(self, **times)
-
 
 @dataclass(frozen=True, eq=False)
-class GemmChoices:
+class GemmChoices(Choices):
     """Products with every way to run them: arrays [products, choices] or [products, 1].
 
     Attributes:
@@ -149,12 +145,6 @@ class GemmChoices:
     outputs: Array
     sums: Array
     copies: Array
-
-    def pick(self, index: npt.NDArray[np.intp]) -> Self:
-        """Keep one choice per product; arrays become [products]."""
-        rows = np.arange(len(index))
-        parts = (getattr(self, f.name) for f in fields(self))
-        return type(self)(*(part[rows, index if part.shape[1] > 1 else 0] for part in parts))
 
 
 def gemm_choices(
