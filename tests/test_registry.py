@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from moesim.errors import InputError
+from moesim.papers.policy_page import page as policy_page
 from moesim.policies import create_dispatch, create_placement, create_policy, describe, policy_presets
 from moesim.policies import registry as registry_module
 from moesim.policies.parameters import PolicyInputError
 from moesim.policies.registry import dispatch_names, placement_names, policy_types
-from moesim.policies.table import markdown
 from moesim.testing import check_placement_policy, make_view
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,7 +202,7 @@ def test_a_source_tree_that_is_not_installed_says_so(monkeypatch, plug_in):
 
 def test_the_policy_page_is_fresh():
     page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
-    assert page == markdown(), "write it again: python -m moesim.policies.table > docs/policies.md"
+    assert page == policy_page(), "write it again: python -m moesim.papers.policy_page > docs/policies.md"
 
 
 def test_the_example_of_the_guide_is_a_policy():

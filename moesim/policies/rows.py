@@ -30,6 +30,7 @@ class PolicyRow:
         parameters: its parameters in order.
         summary: what it does.
         source: where it comes from.
+        needs: what it must know or have beyond the step itself; empty where the policy does not say.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class PolicyRow:
     parameters: tuple[ParameterRow, ...]
     summary: str
     source: str
+    needs: str = ""
 
 
 def _default(field: FieldInfo) -> str:
@@ -63,6 +65,7 @@ def describe() -> list[PolicyRow]:
             parameter_rows(found.parameters_type),  # type: ignore[attr-defined]
             found.summary,  # type: ignore[attr-defined]
             found.source,  # type: ignore[attr-defined]
+            str(getattr(found, "needs", "")),
         )
         for kind in GROUPS
         for name, found in policy_types(kind).items()

@@ -1,11 +1,8 @@
-"""The registered policies as the Markdown page ``docs/policies.md``.
-
-Write the page again with ``python -m moesim.policies.table > docs/policies.md``.
-"""
+"""The registered policies as a Markdown page; ``moesim.papers.policy_page`` writes ``docs/policies.md``."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 
 from moesim.policies.prediction import PREDICTORS
 from moesim.policies.presets import policy_presets
@@ -14,23 +11,32 @@ from moesim.policies.rows import describe, parameter_rows
 _HEAD = """# Policies
 
 A policy is a placement (which device holds which expert) and a dispatch (which device computes which token
-copies). This page is generated from the registry: `python -m moesim.policies.table > docs/policies.md`.
-How to add one: [adding-a-policy.md](adding-a-policy.md).
+copies). This page is generated from the registry: `python -m moesim.papers.policy_page > docs/policies.md`.
+How to add one: [adding-a-policy.md](adding-a-policy.md). The last column counts the published points that
+`moesim reproduce PAPER` predicts with the policy; [how close they come](cost-models.md#how-close-it-comes).
 """
 
 
-def markdown() -> str:
-    """Return the page that documents the registered policies."""
+def markdown(reproduced: Mapping[tuple[str, str], str]) -> str:
+    """Return the page that documents the registered policies.
+
+    Args:
+        reproduced: published figures predicted with a policy, as text, by kind and name.
+    """
     lines = [
         _HEAD,
-        "| kind | name | exact | parameters | what it does | source |",
-        "|---|---|---|---|---|---|",
+        "| kind | name | exact | needs | parameters | what it does | source | reproduced |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     rows = describe()
     for row in rows:
         listed = ", ".join(f"`{p.name}` = {p.default}" for p in row.parameters) or "none"
         exact = "yes" if row.exact else "no"
-        lines.append(f"| {row.kind} | `{row.name}` | {exact} | {listed} | {row.summary} | {row.source} |")
+        told = reproduced.get((row.kind, row.name), "none")
+        lines.append(
+            f"| {row.kind} | `{row.name}` | {exact} | {row.needs} | {listed} | {row.summary} | {row.source} "
+            f"| {told} |"
+        )
     lines += ["", "## Parameters", "", "| policy | parameter | default | meaning |", "|---|---|---|---|"]
     lines += [
         f"| `{row.name}` | `{p.name}` | {p.default} | {p.description} |"
@@ -52,7 +58,3 @@ def markdown() -> str:
         taken = ", ".join(f"`{p.name}` = {p.default}" for p in parameter_rows(kind) if p.name != "kind")
         lines.append(f"| `{name}` | {taken} | {kind.summary} | {kind.source} |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(markdown())

@@ -75,6 +75,7 @@ class Capacity:
     parameters: CapacityParameters = field(default_factory=CapacityParameters)
     name: ClassVar[str] = "capacity"
     summary: ClassVar[str] = "experts take a limited number of copies; others are dropped or go elsewhere"
+    needs: ClassVar[str] = "counts of the step"
     source: ClassVar[str] = (
         "GShard (arXiv 2006.16668); Switch (arXiv 2101.03961); capacity-aware inference (arXiv 2503.05066)"
     )

@@ -57,6 +57,7 @@ class FasterMoe:
     parameters: FasterMoeParameters = field(default_factory=FasterMoeParameters)
     name: ClassVar[str] = "fastermoe"
     summary: ClassVar[str] = "weights of experts with many copies go to all devices, their tokens stay"
+    needs: ClassVar[str] = "predicted or exact counts; room for shadowed experts"
     source: ClassVar[str] = "FasterMoE (PPoPP 2022); thu-pacman/FasterMoE de4d5ac"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = FasterMoeParameters

@@ -51,6 +51,7 @@ class Harmoeny:
     parameters: HarmoenyParameters = field(default_factory=HarmoenyParameters)
     name: ClassVar[str] = "harmoeny"
     summary: ClassVar[str] = "blocks of tokens go to the least loaded devices, experts come from host memory"
+    needs: ClassVar[str] = "counts of the step; experts in host memory"
     source: ClassVar[str] = "HarMoEny (arXiv 2506.12417), by its abstract; size of a block from its idea"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = HarmoenyParameters

@@ -57,6 +57,7 @@ class Janus:
     parameters: JanusParameters = field(default_factory=JanusParameters)
     name: ClassVar[str] = "janus"
     summary: ClassVar[str] = "a layer fetches experts to its tokens where that moves fewer bytes"
+    needs: ClassVar[str] = "predicted or exact counts; room for fetched experts"
     source: ClassVar[str] = "Janus (SIGCOMM 2023), by its summary; bytes of weights against tokens both ways"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = JanusParameters

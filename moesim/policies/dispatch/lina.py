@@ -62,6 +62,7 @@ class Lina:
     parameters: LinaParameters = field(default_factory=LinaParameters)
     name: ClassVar[str] = "lina"
     summary: ClassVar[str] = "popular experts get proportionally more devices, cold ones are packed"
+    needs: ClassVar[str] = "predicted or exact counts; room for copies"
     source: ClassVar[str] = "Lina (USENIX ATC 2023), popularity scheduling for inference, by its abstract"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = LinaParameters

@@ -71,6 +71,7 @@ class Llep:
     parameters: LlepParameters = field(default_factory=LlepParameters)
     name: ClassVar[str] = "llep"
     summary: ClassVar[str] = "overloaded devices hand token slices and weights to the least loaded"
+    needs: ClassVar[str] = "counts of the step by source"
     source: ClassVar[str] = "LLEP (arXiv 2601.17111); SalesforceAIResearch/LeastLoadedEP 0349746"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = LlepParameters

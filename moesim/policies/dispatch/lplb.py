@@ -42,6 +42,7 @@ class Lplb:
     parameters: LplbParameters = field(default_factory=LplbParameters)
     name: ClassVar[str] = "lplb"
     summary: ClassVar[str] = "replicas share copies so that the largest load of a device is least"
+    needs: ClassVar[str] = "counts of the step; a placement with copies"
     source: ClassVar[str] = "deepseek-ai/LPLB; the program as in SGLang's 'lp' dispatch"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = LplbParameters

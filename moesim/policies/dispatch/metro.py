@@ -89,6 +89,7 @@ class Metro:
     summary: ClassVar[str] = (
         "one replica per expert, so that the most activated experts of a device are fewest"
     )
+    needs: ClassVar[str] = "counts of the step; a placement with copies"
     source: ClassVar[str] = "METRO (arXiv 2512.09277), with the choice made optimal"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = MetroParameters

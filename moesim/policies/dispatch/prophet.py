@@ -53,6 +53,7 @@ class Prophet:
     parameters: ProphetParameters = field(default_factory=ProphetParameters)
     name: ClassVar[str] = "prophet"
     summary: ClassVar[str] = "hot experts go to the subset of devices where a performance model finds it pays"
+    needs: ClassVar[str] = "predicted or exact counts; room for copies"
     source: ClassVar[str] = "Prophet (CLUSTER 2023), Pro-Prophet (arXiv 2411.10003), by their abstracts"
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = ProphetParameters

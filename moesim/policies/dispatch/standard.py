@@ -40,6 +40,7 @@ class Standard:
     parameters: StandardParameters = field(default_factory=StandardParameters)
     name: ClassVar[str] = "standard"
     summary: ClassVar[str] = "tokens go to the devices that hold their experts"
+    needs: ClassVar[str] = "nothing"
     source: ClassVar[str] = (
         "GShard (arXiv 2006.16668); random and static replicas are SGLang's 'dynamic' and 'static'"
     )

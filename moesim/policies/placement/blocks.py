@@ -33,6 +33,7 @@ class Contiguous:
     parameters: NoParameters = field(default_factory=NoParameters)
     name: ClassVar[str] = "contiguous"
     summary: ClassVar[str] = "blocks of neighbouring experts, the default of most frameworks"
+    needs: ClassVar[str] = "nothing"
     source: ClassVar[str] = "GShard (arXiv 2006.16668); Megatron-LM, vLLM 'linear'"
     parameters_type: ClassVar[type[Parameters]] = NoParameters
 
@@ -52,6 +53,7 @@ class RoundRobin:
     parameters: NoParameters = field(default_factory=NoParameters)
     name: ClassVar[str] = "round_robin"
     summary: ClassVar[str] = "experts dealt to the devices in turn, so that neighbours part"
+    needs: ClassVar[str] = "nothing"
     source: ClassVar[str] = "vLLM expert placement strategy 'round_robin'"
     parameters_type: ClassVar[type[Parameters]] = NoParameters
 

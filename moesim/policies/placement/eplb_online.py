@@ -41,6 +41,7 @@ class EplbOnline:
     parameters: EplbOnlineParameters = field(default_factory=EplbOnlineParameters)
     name: ClassVar[str] = "eplb_online"
     summary: ClassVar[str] = "EPLB by few slot updates per refresh, where they help most"
+    needs: ClassVar[str] = "past loads; room for copies; `refresh` to move anything"
     source: ClassVar[str] = "TensorRT-LLM tech blogs 4 and 8; deepseek-ai/EPLB d52c72d"
     parameters_type: ClassVar[type[Parameters]] = EplbOnlineParameters
 

@@ -153,6 +153,7 @@ class Eplb:
     parameters: EplbParameters = field(default_factory=EplbParameters)
     name: ClassVar[str] = "eplb"
     summary: ClassVar[str] = "copies of hot experts, packed onto devices by past load"
+    needs: ClassVar[str] = "past loads; room for copies"
     source: ClassVar[str] = "DeepSeek-V3 (arXiv 2412.19437); deepseek-ai/EPLB d52c72d"
     parameters_type: ClassVar[type[Parameters]] = EplbParameters
 

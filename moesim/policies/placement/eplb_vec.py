@@ -44,6 +44,7 @@ class EplbVec:
     parameters: EplbVecParameters = field(default_factory=EplbVecParameters)
     name: ClassVar[str] = "eplb_vec"
     summary: ClassVar[str] = "copies where they help most over time, dealt back and forth by load"
+    needs: ClassVar[str] = "past loads in parts; room for copies"
     source: ClassVar[str] = "SGLang 'deepseek_vec' and 'deepseek_vec_hierarchical'"
     parameters_type: ClassVar[type[Parameters]] = EplbVecParameters
 

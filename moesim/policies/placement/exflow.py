@@ -40,6 +40,7 @@ class Exflow:
     parameters: ExflowParameters = field(default_factory=ExflowParameters)
     name: ClassVar[str] = "exflow"
     summary: ClassVar[str] = "experts that follow each other on the same device, else in the same node"
+    needs: ClassVar[str] = "recorded tokens"
     source: ClassVar[str] = "ExFlow (arXiv 2401.08383)"
     parameters_type: ClassVar[type[Parameters]] = ExflowParameters
 

@@ -56,6 +56,7 @@ class FlexMoe:
     parameters: FlexMoeParameters = field(default_factory=FlexMoeParameters)
     name: ClassVar[str] = "flexmoe"
     summary: ClassVar[str] = "expand, shrink and migrate experts while a move gains more than it costs"
+    needs: ClassVar[str] = "past loads; room for copies; `refresh` to move anything"
     source: ClassVar[str] = "FlexMoE (arXiv 2304.03946); details of the search are moesim's own"
     parameters_type: ClassVar[type[Parameters]] = FlexMoeParameters
 

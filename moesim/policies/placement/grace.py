@@ -49,6 +49,7 @@ class Grace:
     parameters: GraceParameters = field(default_factory=GraceParameters)
     name: ClassVar[str] = "grace"
     summary: ClassVar[str] = "experts used together in a node and on a device, hot ones copied"
+    needs: ClassVar[str] = "recorded tokens; room for copies"
     source: ClassVar[str] = "GRACE-MoE (arXiv 2509.25041), from its abstract"
     parameters_type: ClassVar[type[Parameters]] = GraceParameters
 

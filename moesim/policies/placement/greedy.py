@@ -44,6 +44,7 @@ class Greedy:
     parameters: GreedyParameters = field(default_factory=GreedyParameters)
     name: ClassVar[str] = "greedy"
     summary: ClassVar[str] = "experts by falling load to the least loaded device, regarding speeds"
+    needs: ClassVar[str] = "past loads"
     source: ClassVar[str] = "longest processing time first (Graham, SIAM J. Appl. Math. 17, 1969)"
     parameters_type: ClassVar[type[Parameters]] = GreedyParameters
 

@@ -56,6 +56,7 @@ class Moetuner:
     parameters: MoetunerParameters = field(default_factory=MoetunerParameters)
     name: ClassVar[str] = "moetuner"
     summary: ClassVar[str] = "even clusters of experts, mapped for small worst transfers between layers"
+    needs: ClassVar[str] = "past loads and recorded tokens"
     source: ClassVar[str] = "MoETuner (arXiv 2502.06643)"
     parameters_type: ClassVar[type[Parameters]] = MoetunerParameters
 

@@ -36,6 +36,7 @@ class Occult:
     parameters: OccultParameters = field(default_factory=OccultParameters)
     name: ClassVar[str] = "occult"
     summary: ClassVar[str] = "experts that tokens use together on one device, equally many each"
+    needs: ClassVar[str] = "recorded tokens"
     source: ClassVar[str] = "Occult (arXiv 2505.13345)"
     parameters_type: ClassVar[type[Parameters]] = OccultParameters
 
