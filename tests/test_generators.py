@@ -18,6 +18,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 SCENARIOS = SHARED / "data" / "goldens" / "llep_paper_scenarios.json"
 
 EXAMPLES: dict[str, dict[str, object]] = {
+    "affinity": {"exponent": 0.8},
     "counts": {"counts": [5, 0, 1, 7, 2, 2, 9, 1]},
     "dirichlet": {"alpha": 0.5},
     "hot_experts": {"fraction": 0.3, "hot": 4},

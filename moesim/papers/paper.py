@@ -24,6 +24,10 @@ Quantity = Literal[
     "combine_us",
     "experts_us",
     "tokens_per_s_per_device",
+    "copies_per_token",
+    "hop_reduction",
+    "experts_tail_reduction",
+    "exchange_tail_reduction",
 ]
 
 
@@ -32,12 +36,13 @@ class Figure(_Strict):
 
     ``points`` holds, per row, one value for each of ``axes`` (dotted scenario keys; ``policy`` picks the
     policy) and last the published number. A speed-up is that over another policy (``baseline``), or over the
-    same run with other settings (``baseline_settings``).
+    same run with other settings (``baseline_settings``); so is a reduction, as a share. ``mark`` says how the
+    number was seen: ``abstract`` where only the abstract was, ``secondary`` where someone else reports it.
     """
 
     figure: str
     unit: str
-    mark: Literal["primary", "digitised", "derived"]
+    mark: Literal["primary", "digitised", "derived", "abstract", "secondary"]
     quantity: Quantity
     scenario: str
     policy: str

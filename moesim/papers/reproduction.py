@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from moesim.engine.overlap import Overlap
-from moesim.experiment import simulate
+from moesim.errors import InputError
+from moesim.experiment import Bench, choose, simulate
 from moesim.papers.paper import Figure, Paper, load_paper, paper_names
-from moesim.scenario import loads_scenario
+from moesim.policies.journeys import copies_per_token, homes, hop_share
+from moesim.results.tails import exchange_tail_s, experts_tail_s
+from moesim.routing.generators.affinity import AffinityGenerator
+from moesim.routing.load import IntArray
+from moesim.scenario import Scenario, loads_scenario
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 Point = tuple[float | int | str | tuple[int, ...], ...]
+
+_TOKENS: Final = 8192
+"""Tokens whose journeys are followed."""
 
 COLUMNS = ("paper", "figure", "point", "unit", "published", "predicted", "relative_error", "mark", "note")
 
@@ -62,11 +70,23 @@ class _Runs:
         """Run a policy in a scenario with settings changed."""
         key = json.dumps([scenario, settings, policy], sort_keys=True)
         if key not in self.known:
-            overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-            text = json.dumps(self.paper.scenarios[scenario])
-            loaded = loads_scenario(text, overrides=overrides, file=f"{self.paper.paper}.yaml")
-            self.known[key] = simulate(loaded, policy=policy)
+            self.known[key] = simulate(self.scenario(scenario, settings), policy=policy)
         return self.known[key]
+
+    def scenario(self, scenario: str, settings: dict[str, Any]) -> Scenario:
+        """Load a scenario with settings changed."""
+        overrides = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        text = json.dumps(self.paper.scenarios[scenario])
+        return loads_scenario(text, overrides=overrides, file=f"{self.paper.paper}.yaml")
+
+    def journey(self, scenario: str, settings: dict[str, Any], policy: str) -> tuple[IntArray, IntArray]:
+        """Return tokens' experts in a step that placement has not seen, and where a policy places them."""
+        loaded = self.scenario(scenario, settings)
+        setup = Bench(loaded).setup(choose(loaded, [policy])[0])
+        if not isinstance(setup.routing, AffinityGenerator):
+            message = "journeys of tokens need a routing that draws tokens"
+            raise InputError(message, hint="use the generator 'affinity'")
+        return setup.routing.tokens(0, _TOKENS), homes(setup.rank_placement)
 
 
 def _row(paper: Paper, figure: Figure, point: Point, runs: _Runs) -> dict[str, Any]:
@@ -96,6 +116,12 @@ def _row(paper: Paper, figure: Figure, point: Point, runs: _Runs) -> dict[str, A
 
 
 def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str) -> float:
+    before = settings | figure.baseline_settings
+    if figure.quantity == "copies_per_token":
+        return copies_per_token(*runs.journey(figure.scenario, settings, policy))
+    if figure.quantity == "hop_reduction":
+        after = hop_share(*runs.journey(figure.scenario, settings, policy))
+        return 1.0 - after / hop_share(*runs.journey(figure.scenario, before, figure.baseline))
     result = runs.run(figure.scenario, settings, policy)
     if figure.quantity == "peak_memory_gib":
         return float(result.peak_memory_bytes) / 2**30
@@ -107,7 +133,11 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
         return _seconds_each(result, figure.quantity.removesuffix("_us")) * 1e6
     if figure.quantity == "tokens_per_s_per_device":
         return result.throughput_tokens_per_s / result.memory["device"].nunique()
-    baseline = runs.run(figure.scenario, settings | figure.baseline_settings, figure.baseline)
+    baseline = runs.run(figure.scenario, before, figure.baseline)
+    if figure.quantity == "experts_tail_reduction":
+        return 1.0 - experts_tail_s(result) / experts_tail_s(baseline)
+    if figure.quantity == "exchange_tail_reduction":
+        return 1.0 - exchange_tail_s(result) / exchange_tail_s(baseline)
     return baseline.latency_s["mean"] / result.latency_s["mean"]
 
 
