@@ -54,5 +54,15 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+def cache_table() -> str:
+    """Return the table of cache policies in ``docs/caching.md``."""
+    lines = ["| name | parameters | what it does | source |", "|---|---|---|---|"]
+    for row in describe(("cache",)):
+        listed = "; ".join(f"`{p.name}` = {p.default}: {p.description}" for p in row.parameters) or "none"
+        listed = listed.replace("|", "\\|")
+        lines.append(f"| `{row.name}` | {listed} | {row.summary} | {row.source} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     sys.stdout.write(markdown())
