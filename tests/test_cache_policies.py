@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
+from moesim.policies.cache.base import Access, CacheFrame
+from moesim.policies.cache.hobbit import hobbit_priority
 from moesim.policies.cache.replay import replay
-from moesim.policies.cache.scored import edgemoe_distance, hobbit_priority
+from moesim.policies.cache.scored import edgemoe_distance
 from moesim.policies.cache.sizing import lru_miss_curves, sizes_by_demand, sizes_by_misses
 from moesim.policies.registry import cache_names, create_cache
 
@@ -100,6 +102,19 @@ def test_edgemoe_score(uses, of, now, forward, printed):
     assert uses / edgemoe_distance(of, now, 6)[0] == pytest.approx(forward)
     if printed is not None:
         assert uses / edgemoe_distance(of, now, 6, as_printed=True)[0] == pytest.approx(printed)
+
+
+def test_mrs_keeps_a_fading_sum_of_the_largest_scores():
+    frame = CacheFrame(1, 8, 8, 1, np.asarray([8]), np.zeros((0, 1, 8), dtype=np.int64), True)
+    state = create_cache("mrs", {"alpha": 0.5, "p": 4}).start(frame)
+    rows = np.zeros((1, 1), dtype=np.int64)
+    expected = ([0.2, 0.15, 0.05, 0.025, 0, 0, 0, 0], [0.1, 0.075, 0.275, 0.1125, 0.05, 0.05, 0, 0])
+    scores = ([0.4, 0.3, 0.1, 0.05, 0.05, 0.05, 0.03, 0.02], [0.02, 0.03, 0.5, 0.2, 0.1, 0.1, 0.03, 0.02])
+    for step, (score, after) in enumerate(zip(scores, expected, strict=True)):
+        weights = np.asarray([score])
+        access = Access(step, rows, np.arange(8)[np.newaxis], weights, rows, slice(0, 8))
+        state.see(access)
+        assert state.priorities(access)[0] == pytest.approx(after, abs=1e-6)
 
 
 def test_sizes_with_fewest_misses():

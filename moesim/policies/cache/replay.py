@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from moesim.errors import InputError
 from moesim.policies.cache.base import Access, CacheFrame, CachePolicy, Floats, Ints
-from moesim.policies.cache.scored import Hobbit
+from moesim.policies.cache.hobbit import Hobbit
 from moesim.policies.offload.precision import HIGH, LOW, precision_of
 
 Scope = Literal["layer", "global"]
