@@ -15,6 +15,7 @@ from moesim.policies.offload.hybrimoe import (
     split_as_paper,
     split_as_repository,
 )
+from moesim.policies.offload.ktransformers import gpu_experts
 from moesim.policies.offload.precision import precision_of, unimportance
 
 GOLDENS = Path(__file__).parents[2] / "shared" / "data" / "goldens"
@@ -63,6 +64,13 @@ def test_hybrimoe_figure_5():
 def test_prefetch_ranks_by_gain():
     times = ExpertTimes(1, 0, 0.1, 0, 3)
     assert rank_prefetches([], [0, 1, 2], {0: 1, 1: 5, 2: 9}, times) == [1, 2, 0]
+
+
+def test_ktransformers_holds_the_most_used():
+    assert gpu_experts(np.asarray([[1, 5, 5, 0], [2, 2, 2, 3]]), 2).tolist() == [
+        [False, True, True, False],
+        [True, False, False, True],
+    ]
 
 
 def test_fiddler():
