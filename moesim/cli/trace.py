@@ -7,6 +7,7 @@ import click
 from moesim.cli.options import json_option, read_pairs, refuse, set_option
 from moesim.cli.output import print_json, print_rich, table_of, text_of
 from moesim.cli.progress import progress_bar
+from moesim.cli.trace_caches import caches
 from moesim.errors import InputError, unknown_name
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a trace that is already there.")
@@ -15,6 +16,9 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a tra
 @click.group()
 def trace() -> None:
     """Look at, import, generate and record routing traces."""
+
+
+trace.add_command(caches)
 
 
 @trace.command(short_help="Say what a trace holds.")

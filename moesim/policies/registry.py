@@ -1,6 +1,7 @@
 """Policies by name, found through Python entry points; built-in ones come in by the same door.
 
-A package offers a policy under the entry-point group ``moesim.placement`` or ``moesim.dispatch``. Only
+A package offers a policy under the entry-point group ``moesim.placement``, ``moesim.dispatch`` or
+``moesim.cache``. Only
 names of installed entry points can be asked for: nothing that a user writes is ever imported.
 """
 
@@ -14,12 +15,18 @@ from typing import Any, Final, Literal, cast
 
 from moesim.errors import InputError, PluginWarning, unknown_name
 from moesim.policies.base import DispatchPolicy, Parameters, PlacementPolicy
+from moesim.policies.cache.base import CachePolicy
 from moesim.policies.parameters import read_parameters
 
-Kind = Literal["placement", "dispatch"]
+Kind = Literal["placement", "dispatch", "cache"]
 
-GROUPS: Final[Mapping[Kind, str]] = {"placement": "moesim.placement", "dispatch": "moesim.dispatch"}
-_DECIDES: Final[Mapping[Kind, str]] = {"placement": "place", "dispatch": "plan"}
+GROUPS: Final[Mapping[Kind, str]] = {
+    "placement": "moesim.placement",
+    "dispatch": "moesim.dispatch",
+    "cache": "moesim.cache",
+}
+_DECIDES: Final[Mapping[Kind, str]] = {"placement": "place", "dispatch": "plan", "cache": "start"}
+_ALSO: Final[Mapping[Kind, tuple[str, ...]]] = {"dispatch": ("planning_seconds",), "cache": ("sizes",)}
 _TEXTS: Final = ("name", "summary", "source")
 
 
@@ -58,7 +65,7 @@ def _flaw(kind: Kind, name: str, loaded: object) -> str | None:
     parameters = getattr(loaded, "parameters_type", None)
     if not (isinstance(parameters, type) and issubclass(parameters, Parameters)):
         return "its parameters_type is not a subclass of moesim.policies.base.Parameters"
-    needed = [_DECIDES[kind]] + (["planning_seconds"] if kind == "dispatch" else [])
+    needed = [_DECIDES[kind], *_ALSO.get(kind, ())]
     if missing := [method for method in needed if not callable(getattr(loaded, method, None))]:
         return f"it has no method '{missing[0]}'"
     if kind == "dispatch" and not isinstance(getattr(loaded, "exact", None), bool):
@@ -109,6 +116,11 @@ def dispatch_names() -> list[str]:
     return sorted(_entries("dispatch"))
 
 
+def cache_names() -> list[str]:
+    """Return the registered cache policies, without importing them."""
+    return sorted(_entries("cache"))
+
+
 def parameters_type(kind: Kind, name: str) -> type[Parameters]:
     """Return the parameter model of a policy.
 
@@ -139,3 +151,12 @@ def create_dispatch(name: str, parameters: Mapping[str, Any] | None = None) -> D
         InputError: unknown name, unknown or wrong parameter, or a plug-in that cannot be used.
     """
     return cast("DispatchPolicy", _create("dispatch", name, parameters))
+
+
+def create_cache(name: str, parameters: Mapping[str, Any] | None = None) -> CachePolicy:
+    """Make a cache policy.
+
+    Raises:
+        InputError: unknown name, unknown or wrong parameter, or a plug-in that cannot be used.
+    """
+    return cast("CachePolicy", _create("cache", name, parameters))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
 
 from moesim.policies.base import Parameters
-from moesim.policies.registry import GROUPS, policy_types
+from moesim.policies.registry import Kind, policy_types
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class PolicyRow:
     """A registered policy.
 
     Attributes:
-        kind: ``placement`` or ``dispatch``.
+        kind: ``placement``, ``dispatch`` or ``cache``.
         name: name in scenarios.
         exact: whether the output of the model stays the same; true of every placement.
         parameters: its parameters in order.
@@ -55,8 +56,8 @@ def parameter_rows(kind: type[Parameters]) -> tuple[ParameterRow, ...]:
     )
 
 
-def describe() -> list[PolicyRow]:
-    """Return one row per registered policy, placements first, by name."""
+def describe(kinds: Sequence[Kind] = ("placement", "dispatch")) -> list[PolicyRow]:
+    """Return one row per registered policy of some kinds, in their order, by name."""
     return [
         PolicyRow(
             kind,
@@ -67,6 +68,6 @@ def describe() -> list[PolicyRow]:
             found.source,  # type: ignore[attr-defined]
             str(getattr(found, "needs", "")),
         )
-        for kind in GROUPS
+        for kind in kinds
         for name, found in policy_types(kind).items()
     ]

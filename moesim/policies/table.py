@@ -58,3 +58,13 @@ def markdown(reproduced: Mapping[tuple[str, str], str]) -> str:
         taken = ", ".join(f"`{p.name}` = {p.default}" for p in parameter_rows(kind) if p.name != "kind")
         lines.append(f"| `{name}` | {taken} | {kind.summary} | {kind.source} |")
     return "\n".join(lines) + "\n"
+
+
+def cache_table() -> str:
+    """Return the table of cache policies in ``docs/caching.md``."""
+    lines = ["| name | parameters | what it does | source |", "|---|---|---|---|"]
+    for row in describe(("cache",)):
+        listed = "; ".join(f"`{p.name}` = {p.default}: {p.description}" for p in row.parameters) or "none"
+        listed = listed.replace("|", "\\|")
+        lines.append(f"| `{row.name}` | {listed} | {row.summary} | {row.source} |")
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""The contract of a cache policy: what each expert is worth keeping, from what has been asked for.
+
+A policy starts a state for one replay; the state is told every access and gives priorities. It knows
+neither time nor bytes, and which experts are resident is no business of it: the replay evicts the
+resident of lowest priority.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from moesim.policies.base import Parameters
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class CacheFrame:
+    """What a replay tells a policy before it begins.
+
+    Attributes:
+        layers: MoE layers.
+        experts: routed experts per layer.
+        top_k: experts per token.
+        caches: independent caches: ``layers``, or 1 that all layers share.
+        capacity: experts that each cache holds, int64 [caches].
+        profile: expert ids seen before the replay, [tokens, layers, k]; may be empty.
+        weighted: whether gate weights are known.
+        future: the accesses of the replay, [steps, caches, k] in slots; None unless the policy is an oracle.
+    """
+
+    layers: int
+    experts: int
+    top_k: int
+    caches: int
+    capacity: Ints
+    profile: npt.NDArray[np.integer[Any]]
+    weighted: bool
+    future: Ints | None = None
+
+    @property
+    def slots(self) -> int:
+        """Experts that may come into one cache."""
+        return self.experts * (1 if self.caches == self.layers else self.layers)
+
+    @property
+    def layer_of(self) -> Ints:
+        """Layer of each expert that may come into a cache, [caches, slots]."""
+        return (np.arange(self.layers * self.experts) // self.experts).reshape(self.caches, self.slots)
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """Experts that one token needs at once.
+
+    Attributes:
+        step: counts accesses of each cache, from 0.
+        rows: ``arange(caches)[:, None]``, to index with ``ids``.
+        ids: needed experts, [caches, k]; in a shared cache layer x experts + expert.
+        weights: their gate weights, [caches, k], or None.
+        layer: the layer asking, [caches, 1].
+        span: the columns of the experts of that layer.
+        precision: what HOBBIT would load, [caches, k] of ``HIGH``, ``LOW``, ``SKIP``, where asked for.
+    """
+
+    step: int
+    rows: Ints
+    ids: Ints
+    weights: Floats | None
+    layer: Ints
+    span: slice
+    precision: npt.NDArray[np.int8] | None = None
+
+
+class CacheState(Protocol):
+    """What a policy remembers during one replay."""
+
+    def reset(self) -> None:
+        """Begin a new sequence."""
+        ...
+
+    def see(self, access: Access) -> None:
+        """Take note of an access, before priorities are asked for."""
+        ...
+
+    def priorities(self, access: Access) -> Floats:
+        """Return what each expert is worth keeping, [caches, slots]; the lowest resident goes first."""
+        ...
+
+
+@runtime_checkable
+class CachePolicy(Protocol):
+    """Decides which expert leaves a cache.
+
+    ``needs_weights``, ``needs_profile`` and ``oracle`` say what it must be given. ``keeps`` is ``"loaded"``
+    where every expert that is loaded stays for the time being, ``"fixed"`` where contents never change.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    needs_weights: ClassVar[bool]
+    needs_profile: ClassVar[bool]
+    oracle: ClassVar[bool]
+    keeps: ClassVar[str]
+    parameters_type: ClassVar[type[Parameters]]
+    parameters: Any
+
+    def sizes(self, frame: CacheFrame) -> Ints:
+        """Return the experts that each cache holds, [caches]; sums to at most the sum of ``capacity``."""
+        ...
+
+    def start(self, frame: CacheFrame) -> CacheState:
+        """Begin a replay.
+
+        Raises:
+            InputError: the parameters do not fit the trace.
+        """
+        ...
+
+
+class CacheBase:
+    """Common parts of the policies here: no demands, equal sizes, everything loaded stays."""
+
+    needs_weights: ClassVar[bool] = False
+    needs_profile: ClassVar[bool] = False
+    oracle: ClassVar[bool] = False
+    keeps: ClassVar[str] = "loaded"
+    parameters_type: ClassVar[type[Parameters]] = Parameters
+
+    def __init__(self, parameters: Any = None) -> None:
+        self.parameters: Any = self.parameters_type() if parameters is None else parameters
+
+    def sizes(self, frame: CacheFrame) -> Ints:
+        """Return the capacity unchanged, [caches]."""
+        return frame.capacity
+
+
+class Recency:
+    """Last use of each expert, the tie-breaker of most policies."""
+
+    def __init__(self, frame: CacheFrame) -> None:
+        self.frame = frame
+        self.last = np.full((frame.caches, frame.slots), -1.0)
+
+    def reset(self) -> None:
+        """Keep everything: the past of other sequences counts."""
+
+    def see(self, access: Access) -> None:
+        """Note when the experts were used."""
+        self.last[access.rows, access.ids] = access.step
+
+    def priorities(self, access: Access) -> Floats:
+        """Return the last use."""
+        return self.last

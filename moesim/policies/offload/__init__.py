@@ -1,0 +1,1 @@
+"""Decisions of systems that keep experts in host memory, as pure formulas."""
