@@ -20,7 +20,7 @@ demo: $(VENV)/.core
 	@echo "Plots, tables and a timeline for https://ui.perfetto.dev are in demo-out/; open demo-out/report.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

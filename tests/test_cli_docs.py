@@ -45,6 +45,7 @@ def folder(tmp_path_factory):
     return here
 
 
+@pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize(
     ("words", "status"),
     EXAMPLES,
