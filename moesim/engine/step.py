@@ -210,7 +210,7 @@ class StepRunner:
         """Refuse a plan of a third-party policy that a comparison must not believe."""
         copies = experts.copies.sum(axis=1) / self.setup.parallel.expert_tp
         copies = copies + (0 if plan.dropped is None else plan.dropped)
-        asked = load.counts.sum(axis=(1, 2))
+        asked = load.per_expert.sum(axis=1)
         wrong = copies != asked
         if wrong.any():
             layer = int(wrong.argmax())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,11 @@ class Load:
     @property
     def per_expert(self) -> IntArray:
         """Copies per expert over all sources, int64 [layers, experts]."""
+        return self._per_expert.copy()
+
+    @cached_property
+    def _per_expert(self) -> IntArray:
+        """The same, added up once: policies, engine and bounds all ask."""
         return np.asarray(self.counts.sum(axis=1), dtype=np.int64)
 
     @property

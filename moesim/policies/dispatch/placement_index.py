@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from moesim.routing.load import Load
 
 IntArray = npt.NDArray[np.int64]
 Number = TypeVar("Number", np.int64, np.float64)
+
+_SHORT: Final = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +63,27 @@ class PlacementIndex:
         """Whether rows are the experts of all layers, each once and in order."""
         return bool(np.array_equal(self.key, np.arange(self.layers * self.experts)))
 
+    @cached_property
+    def run(self) -> int:
+        """Rows of every filled device where all have as many and they are few, else 0.
+
+        Such sums are a few additions of whole arrays, which takes a third of the time of sums over ranges.
+        """
+        sizes = np.diff(self.starts, append=self.key.size)
+        few = sizes.size > 0 and int(sizes.min()) == int(sizes.max()) <= _SHORT
+        return int(sizes[0]) if few else 0
+
     def sum_per_device(self, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Add up rows, [..., rows], into devices, [..., layers * devices]."""
         devices = self.layers * self.devices
         if not self.starts.size:
             return np.zeros((*values.shape[:-1], devices), dtype=values.dtype)
-        summed = np.add.reduceat(values, self.starts, axis=-1)
+        if self.run and np.issubdtype(values.dtype, np.integer):
+            summed = values[..., :: self.run].copy()
+            for place in range(1, self.run):
+                summed += values[..., place :: self.run]
+        else:
+            summed = np.add.reduceat(values, self.starts, axis=-1)
         if self.filled.size == devices:
             return np.asarray(summed)
         result = np.zeros((*values.shape[:-1], devices), dtype=values.dtype)

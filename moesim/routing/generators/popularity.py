@@ -60,17 +60,13 @@ class PopularityGenerator(Generator):
 
     def _counts(self, step: int | None, tokens: IntArray) -> IntArray:
         window = ("profile", 0) if step is None else ("step", step)
-        rows = [
-            np.concatenate(
-                [
-                    sampled(grid, tokens, stream(self.shape.seed, self.kind, *window, "layer", layer, *group))
-                    for grid, group in zip(grids, self._labels, strict=True)
-                ],
-                axis=-1,
-            )
-            for layer, grids in enumerate(self._grids)
-        ]
-        return np.stack(rows)
+        counts = np.empty((self.layers, tokens.size, self.experts), dtype=np.int64)
+        for layer, grids in enumerate(self._grids):
+            parts = np.split(counts[layer], self._groups, axis=-1)
+            for part, grid, group in zip(parts, grids, self._labels, strict=True):
+                draw = stream(self.shape.seed, self.kind, *window, "layer", layer, *group)
+                part[...] = sampled(grid, tokens, draw)
+        return counts
 
     @property
     def _labels(self) -> list[tuple[str, ...]]:
