@@ -96,8 +96,7 @@ def test_published_times_of_deepep_are_met(deepep) -> None:
     assert len(deepep) == 6
     for name, rows in deepep.items():
         errors = [abs(row["relative_error"]) for row in rows]
-        # Which device is the busiest is a matter of the draw, and worth about half a per cent.
-        assert statistics.median(errors) <= 0.055, name
+        assert statistics.median(errors) <= 0.05, name
         # One point alone misses by more: dispatch inside one node of H800 over NVLink (-19 %).
         assert sorted(errors)[-2] <= 0.11, name
         assert max(errors) <= 0.20, name
