@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.policies.cache.base import Access, CacheFrame
+from moesim.policies.cache.base import Access, CacheFrame, Precisions
 from moesim.policies.cache.hobbit import hobbit_priority
 from moesim.policies.cache.replay import replay
 from moesim.policies.cache.scored import edgemoe_distance
@@ -105,7 +105,7 @@ def test_edgemoe_score(uses, of, now, forward, printed):
 
 
 def test_mrs_keeps_a_fading_sum_of_the_largest_scores():
-    frame = CacheFrame(1, 8, 8, 1, np.asarray([8]), np.zeros((0, 1, 8), dtype=np.int64), True)
+    frame = CacheFrame(1, 8, 8, 1, np.asarray([8]), np.zeros((0, 1, 8), dtype=np.int64))
     state = create_cache("mrs", {"alpha": 0.5, "p": 4}).start(frame)
     rows = np.zeros((1, 1), dtype=np.int64)
     expected = ([0.2, 0.15, 0.05, 0.025, 0, 0, 0, 0], [0.1, 0.075, 0.275, 0.1125, 0.05, 0.05, 0, 0])
@@ -148,6 +148,24 @@ def test_what_cannot_run_says_why():
         replay(create_cache("mrs", {"p": 2}), ids, 4, 2, weights=np.ones((3, 1, 1)))
     with pytest.raises(InputError, match="must be 1"):
         create_cache("hobbit", {"w_lru": 1})
+
+
+def test_any_policy_may_have_two_precisions():
+    class Halves(type(create_cache("lru"))):
+        needs_weights = True
+
+        def precisions(self):
+            return Precisions(t1=0.0, t2=1.0, low_share=0.5, low_size=0.5)
+
+    ids = np.tile(np.asarray([[[0, 1]], [[2, 3]]]), (10, 1, 1))
+    weights = np.tile(np.asarray([0.7, 0.3]), (20, 1, 1))
+    done = replay(Halves(), ids, 4, 4, weights=weights)
+    assert (done.loads.tolist(), done.low_loads.tolist(), done.skipped.tolist()) == ([2], [2], [0])
+    assert done.low_hits.tolist() == [18]
+    with pytest.raises(InputError, match=r"high-precision part of a cache, low_share 0\.5, of 1 experts"):
+        replay(Halves(), ids, 4, 2, weights=weights)
+    with pytest.raises(InputError, match="needs gate weights"):
+        replay(Halves(), ids, 4, 4)
 
 
 @pytest.mark.slow

@@ -10,6 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from moesim.cli import main
+from moesim.policies.cache import replay
+from moesim.policies.registry import cache_names
+from moesim.policies.table import cache_table
 from moesim.routing.writer import TraceWriter
 
 TRACE = str(Path(__file__).parents[1] / "traces" / "pystdlib-moe-6x32")
@@ -42,10 +45,39 @@ def test_a_trace_without_weights_lists_what_cannot_run(tmp_path):
     assert "not run: it needs gate" in " ".join(out.split())
 
 
+def test_ctrl_c_shows_what_is_done(monkeypatch):
+    whole = replay.replay
+    asked = []
+
+    def stopped(policy, *given):
+        asked.append(policy.name)
+        if policy.name == "belady":
+            raise KeyboardInterrupt
+        return whole(policy, *given)
+
+    monkeypatch.setattr(replay, "replay", stopped)
+    words = ("--ratio", "0.25", "--policies", "lru, belady, lfu", "--json")
+    told = moesim(TRACE, *SHORT, *words, status=130)
+    assert [row["policy"] for row in json.loads(told.stdout)["policies"]] == ["lru"]
+    assert asked == ["lru", "belady"]
+    assert "interrupted" in told.stderr
+
+
+def test_cache_policies_are_listed():
+    listed = json.loads(CliRunner().invoke(main, ["list", "policies", "--json"]).stdout)
+    assert {row["name"] for row in listed["policies"] if row["kind"] == "cache"} == set(cache_names())
+
+
+def test_the_table_of_the_page_is_fresh():
+    page = (Path(__file__).parents[1] / "docs" / "caching.md").read_text(encoding="utf-8")
+    assert cache_table() in page, "write it again, see the page"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("--capacity", "3"), "smaller than top-4"),
+        (("--capacity", "8", "--policies", "hobbit(t1=0.95)"), "t1 must not be above t2"),
         ((), "either --capacity or --ratio"),
         (("--capacity", "8", "--ratio", "0.5"), "either --capacity or --ratio"),
         (("--capacity", "8", "--policies", "lruu"), "did you mean 'lru'"),

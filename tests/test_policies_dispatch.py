@@ -163,3 +163,20 @@ def test_a_placement_is_indexed_once_and_forgotten_with_it():
     known = len(placement_index._KNOWN)
     del placement
     assert len(placement_index._KNOWN) == known - 1
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 17])
+@pytest.mark.parametrize("even", [True, False])
+def test_sums_per_device_are_those_of_counting(width: int, even: bool) -> None:
+    devices, layers = 4, 3
+    slots = np.full((layers, devices, 2 * width), -1)
+    slots[..., :width] = np.arange(devices * width).reshape(devices, width)
+    if not even:  # a device with a copy more, and one that has given all it had to another
+        slots[0, 1, width] = 0
+        slots[1, 3, width:], slots[1, 2] = slots[1, 2, :width].copy(), -1
+    index = placement_index.index_of(Placement(slots, devices * width))
+    assert (index.run > 0) == (even and width <= 16)
+    values = np.random.default_rng(width).integers(0, 1 << 40, (2, index.key.size))
+    wanted = np.zeros((2, layers * devices), dtype=np.int64)
+    np.add.at(wanted.T, index.layer * devices + index.device, values.T)
+    np.testing.assert_array_equal(index.sum_per_device(values), wanted)

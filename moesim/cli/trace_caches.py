@@ -9,7 +9,7 @@ import click
 
 from moesim.cli.options import json_option
 from moesim.cli.output import print_json, print_rich
-from moesim.cli.progress import progress_bar
+from moesim.cli.progress import stoppable_progress
 from moesim.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def caches(
     """Replay the tokens of the trace at PATH through caches of experts, and compare hit rates.
 
     Each policy sees the same tokens and begins with an empty cache. Policies that cannot run are listed
-    with the reason. Time is not simulated.
+    with the reason. Time is not simulated. Ctrl-C shows the policies that are done.
     """
     from moesim.model import load_model
     from moesim.policies.cache.replay import replay
@@ -96,15 +96,22 @@ def caches(
     sequence = None if opened.sequence is None else opened.sequence[first:]
     done: dict[str, CacheReplay] = {}
     reasons: dict[str, str] = {}
-    with progress_bar() as report:
-        for number, (text, policy) in enumerate(chosen.items(), 1):
-            try:
-                done[text] = replay(
-                    policy, ids[first:], opened.experts, size, scope, weights, sequence, ids[:first]
-                )
-            except InputError as error:
-                reasons[text] = f"{error.message} ({error.hint})" if error.hint else error.message
-            report(text, number, len(chosen))
+    interrupted = False
+    try:
+        with stoppable_progress() as report:
+            for number, (text, policy) in enumerate(chosen.items(), 1):
+                try:
+                    done[text] = replay(
+                        policy, ids[first:], opened.experts, size, scope, weights, sequence, ids[:first]
+                    )
+                except InputError as error:
+                    reasons[text] = f"{error.message} ({error.hint})" if error.hint else error.message
+                report("cache policies", number, len(chosen))
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        interrupted = len(done) + len(reasons) < len(chosen)
+    chosen = {text: policy for text, policy in chosen.items() if text in done or text in reasons}
     bound = next((d.hit_rate for t, d in done.items() if chosen[t].oracle), None)
     rows = [
         _row(t, chosen[t], done[t], opened, expert_bytes, bound) if t in done else _Row(t, reason=reasons[t])
@@ -113,8 +120,11 @@ def caches(
     if as_json:
         facts = {"trace": opened.name, "tokens": len(ids) - first, "profiled_tokens": first, "scope": scope}
         print_json({**facts, "capacity": size, "policies": [asdict(row) for row in rows]})
-        return
-    print_rich(_table(rows))
+    else:
+        print_rich(_table(rows))
+    if interrupted:
+        click.echo("moesim: interrupted; the policies that were done are shown", err=True)
+        click.get_current_context().exit(130)
 
 
 def _capacity(trace: RoutingTrace, capacity: int | None, ratio: float | None, scope: str) -> int:
@@ -159,7 +169,8 @@ def _row(
     lowest, highest = int(rates.argmin()), int(rates.argmax())
     tokens = max(1.0, float(done.accesses[0]) / trace.top_k)
     loads, low = float(done.loads.sum()), float(done.low_loads.sum())
-    share = float(getattr(policy.parameters, "low_size", 1.0))
+    mix = policy.precisions()
+    share = 1.0 if mix is None else mix.low_size
     return _Row(
         text,
         done.hit_rate,

@@ -1,8 +1,8 @@
 """Policies by name, found through Python entry points; built-in ones come in by the same door.
 
 A package offers a policy under the entry-point group ``moesim.placement``, ``moesim.dispatch`` or
-``moesim.cache``. Only
-names of installed entry points can be asked for: nothing that a user writes is ever imported.
+``moesim.cache``. Only names of installed entry points can be asked for: nothing that a user writes is ever
+imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ GROUPS: Final[Mapping[Kind, str]] = {
     "cache": "moesim.cache",
 }
 _DECIDES: Final[Mapping[Kind, str]] = {"placement": "place", "dispatch": "plan", "cache": "start"}
-_ALSO: Final[Mapping[Kind, tuple[str, ...]]] = {"dispatch": ("planning_seconds",), "cache": ("sizes",)}
+_ALSO: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "dispatch": ("planning_seconds",),
+    "cache": ("sizes", "precisions"),
+}
 _TEXTS: Final = ("name", "summary", "source")
 
 

@@ -30,7 +30,6 @@ class CacheFrame:
         caches: independent caches: ``layers``, or 1 that all layers share.
         capacity: experts that each cache holds, int64 [caches].
         profile: expert ids seen before the replay, [tokens, layers, k]; may be empty.
-        weighted: whether gate weights are known.
         future: the accesses of the replay, [steps, caches, k] in slots; None unless the policy is an oracle.
     """
 
@@ -40,7 +39,6 @@ class CacheFrame:
     caches: int
     capacity: Ints
     profile: npt.NDArray[np.integer[Any]]
-    weighted: bool
     future: Ints | None = None
 
     @property
@@ -54,6 +52,23 @@ class CacheFrame:
         return (np.arange(self.layers * self.experts) // self.experts).reshape(self.caches, self.slots)
 
 
+@dataclass(frozen=True)
+class Precisions:
+    """How a cache is shared by experts of two precisions, and which of them a miss loads.
+
+    Attributes:
+        t1: unimportance of an expert up to which a miss loads high precision, 0 to 1.
+        t2: unimportance up to which it loads low precision; beyond, the expert is skipped.
+        low_share: share of a cache's memory that is for low precision, from 0, below 1.
+        low_size: bytes of a low-precision expert over those of a high one.
+    """
+
+    t1: float
+    t2: float
+    low_share: float
+    low_size: float
+
+
 @dataclass(frozen=True, eq=False)
 class Access:
     """Experts that one token needs at once.
@@ -65,7 +80,7 @@ class Access:
         weights: their gate weights, [caches, k], or None.
         layer: the layer asking, [caches, 1].
         span: the columns of the experts of that layer.
-        precision: what HOBBIT would load, [caches, k] of ``HIGH``, ``LOW``, ``SKIP``, where asked for.
+        precision: what a miss would load, [caches, k] of ``HIGH``, ``LOW``, ``SKIP``; None: one precision.
     """
 
     step: int
@@ -115,6 +130,10 @@ class CachePolicy(Protocol):
         """Return the experts that each cache holds, [caches]; sums to at most the sum of ``capacity``."""
         ...
 
+    def precisions(self) -> Precisions | None:
+        """Return how the cache is shared by two precisions; None where there is one."""
+        ...
+
     def start(self, frame: CacheFrame) -> CacheState:
         """Begin a replay.
 
@@ -125,7 +144,7 @@ class CachePolicy(Protocol):
 
 
 class CacheBase:
-    """Common parts of the policies here: no demands, equal sizes, everything loaded stays."""
+    """Common parts of the policies here: no demands, equal sizes, one precision, everything loaded stays."""
 
     needs_weights: ClassVar[bool] = False
     needs_profile: ClassVar[bool] = False
@@ -139,6 +158,10 @@ class CacheBase:
     def sizes(self, frame: CacheFrame) -> Ints:
         """Return the capacity unchanged, [caches]."""
         return frame.capacity
+
+    def precisions(self) -> Precisions | None:
+        """Return None: all experts are of one precision."""
+        return None
 
 
 class Recency:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from moesim.policies.base import Parameters
-from moesim.policies.cache.base import Access, CacheBase, CacheFrame, CacheState, Floats
+from moesim.policies.cache.base import Access, CacheBase, CacheFrame, CacheState, Floats, Precisions
 from moesim.policies.cache.usage import Counting
 from moesim.policies.offload.precision import HIGH
 
@@ -99,6 +99,11 @@ class Hobbit(CacheBase):
     )
     needs_weights = True
     parameters_type = HobbitParameters
+
+    def precisions(self) -> Precisions:
+        """Return the thresholds and the share of low precision."""
+        p = self.parameters
+        return Precisions(p.t1, p.t2, p.low_share, p.low_size)
 
     def start(self, frame: CacheFrame) -> CacheState:
         """Begin a replay."""

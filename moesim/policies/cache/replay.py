@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.errors import InputError
-from moesim.policies.cache.base import Access, CacheFrame, CachePolicy, Floats, Ints
-from moesim.policies.cache.hobbit import Hobbit
+from moesim.policies.cache.base import Access, CacheFrame, CachePolicy, Floats, Ints, Precisions
 from moesim.policies.offload.precision import HIGH, LOW, precision_of
 
 Scope = Literal["layer", "global"]
@@ -107,7 +106,7 @@ def replay(
     tokens, layers, k = ids.shape
     caches = layers if scope == "layer" else 1
     known = np.zeros((0, layers, k), dtype=np.int64) if profile is None else profile
-    if policy.needs_weights and weights is None:
+    if (policy.needs_weights or policy.precisions() is not None) and weights is None:
         message = "it needs gate weights, and the trace has none"
         raise InputError(message)
     if policy.needs_profile and not len(known):
@@ -120,21 +119,19 @@ def replay(
         numbers = numbers + np.arange(layers)[:, np.newaxis] * experts
     flat = numbers.reshape(-1, caches, k)
     future = flat if policy.oracle else None
-    frame = CacheFrame(layers, experts, k, caches, room, known, weights is not None, future)
+    frame = CacheFrame(layers, experts, k, caches, room, known, future)
     frame = replace(frame, capacity=policy.sizes(frame))
-    options = policy.parameters if isinstance(policy, Hobbit) else None
-    high, low = _stores(frame, options)
+    mix = policy.precisions()
+    high, low = _stores(frame, mix)
     state = policy.start(frame)
     rows = np.arange(caches)[:, np.newaxis]
     gates = None if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1, caches, k)
-    classes = None if options is None or gates is None else precision_of(gates, options.t1, options.t2)
+    classes = None if mix is None or gates is None else precision_of(gates, mix.t1, mix.t2)
     begins = np.zeros(tokens, dtype=bool)
     if sequence is not None:
         begins[1:] = np.asarray(sequence)[1:] != np.asarray(sequence)[:-1]
     per_token = layers // caches
-    if policy.keeps == "fixed":
-        start = Access(0, rows, flat[0], None, rows, slice(0, experts)) if len(flat) else None
-        _fill(high, state.priorities(start) if start else np.zeros(high.resident.shape))
+    fixed = policy.keeps == "fixed"
     totals = np.zeros((6, layers), dtype=np.int64)
     for step in range(len(flat)):
         layer = step % per_token
@@ -149,24 +146,36 @@ def replay(
             slice(layer * experts, (layer + 1) * experts) if caches == 1 else slice(0, experts),
             None if classes is None else classes[step],
         )
+        if fixed and step == 0:
+            _fill(high, state.priorities(access))
         state.see(access)
         at = slice(None) if caches == layers else slice(layer, layer + 1)
-        totals[:, at] += _serve(access, high, low, state.priorities, policy.keeps == "fixed")
+        totals[:, at] += _serve(access, high, low, state.priorities, fixed)
         if watch is not None:
             watch(access, high.resident)
     return CacheReplay(np.full(layers, tokens * k, dtype=np.int64), *totals)
 
 
-def _stores(frame: CacheFrame, options: Any) -> tuple[_Store, _Store | None]:
+def _stores(frame: CacheFrame, mix: Precisions | None) -> tuple[_Store, _Store | None]:
     """Share the memory of each cache among precisions and check that a token fits."""
-    share = 0.0 if options is None else float(options.low_share)
-    low = np.floor(frame.capacity * share / (options.low_size if options else 1.0) + 1e-9).astype(np.int64)
-    high = frame.capacity - np.ceil(frame.capacity * share - 1e-9).astype(np.int64)
-    smallest = int(min(high.min(), low.min() if share else high.min()))
-    if smallest < frame.top_k:
-        message = f"a cache of {smallest} experts is smaller than top-{frame.top_k}: a token would not fit"
-        raise InputError(message, hint=f"the smallest cache holds {frame.top_k}")
-    return _Store(high, frame.slots), _Store(low, frame.slots) if share else None
+    if mix is None or not mix.low_share:
+        _check_fits(frame.capacity, frame.top_k, "a cache")
+        return _Store(frame.capacity, frame.slots), None
+    # Sizes are whole experts; a product like 0.1 * 30 must not lose one to rounding.
+    low = np.floor(frame.capacity * mix.low_share / mix.low_size + 1e-9).astype(np.int64)
+    high = frame.capacity - np.ceil(frame.capacity * mix.low_share - 1e-9).astype(np.int64)
+    for part, name in ((high, "high"), (low, "low")):
+        _check_fits(part, frame.top_k, f"the {name}-precision part of a cache, low_share {mix.low_share:g},")
+    return _Store(high, frame.slots), _Store(low, frame.slots)
+
+
+def _check_fits(capacity: Ints, top_k: int, what: str) -> None:
+    """Refuse a cache in which the experts of one token do not fit."""
+    if int(capacity.min()) < top_k:
+        message = (
+            f"{what} of {int(capacity.min())} experts is smaller than top-{top_k}: a token would not fit"
+        )
+        raise InputError(message, hint=f"the smallest holds {top_k}")
 
 
 def _fill(store: _Store, worth: Floats) -> None:

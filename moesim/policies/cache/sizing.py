@@ -8,29 +8,29 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.policies.cache.base import Floats, Ints
+from moesim.routing.locality import Accesses, stack_distances
 
 
 def lru_miss_curves(ids: npt.NDArray[np.integer[Any]], experts: int) -> Ints:
     """Return the misses of an LRU cache of every size, int64 [layers, experts + 1], from stack distances.
 
+    First uses miss, whatever the size.
+
     Args:
-        ids: expert ids, [tokens, layers, k]; the experts of a token are looked up together.
+        ids: expert ids, [tokens, layers, k].
         experts: routed experts per layer.
+
+    Raises:
+        InputError: no tokens, or ids that are none.
     """
     tokens, layers, k = ids.shape
+    distances = stack_distances(Accesses.of(ids, experts=experts), "lru").astype(np.int64)
     rows = np.arange(layers)[:, np.newaxis]
-    last = np.full((layers, experts), -1)
-    by_distance = np.zeros((layers, experts + 1), dtype=np.int64)
-    for token in range(tokens):
-        chosen = ids[token].astype(np.int64)
-        used = last[rows, chosen]
-        distance = (last[:, np.newaxis, :] > used[:, :, np.newaxis]).sum(axis=2)
-        np.add.at(
-            by_distance, (np.broadcast_to(rows, distance.shape), np.where(used < 0, experts, distance)), 1
-        )
-        last[rows, chosen] = token
-    hits: Ints = np.zeros((layers, experts + 1), dtype=np.int64)
-    hits[:, 1:] = np.cumsum(by_distance[:, :experts], axis=1)
+    keys = (ids + rows * experts).reshape(-1)
+    distances.reshape(-1)[np.unique(keys, return_index=True)[1]] = experts + 1
+    width = experts + 2
+    counted = np.bincount((distances + rows * width).reshape(-1), minlength=layers * width)
+    hits: Ints = counted.reshape(layers, width)[:, : experts + 1].cumsum(axis=1)
     misses: Ints = tokens * k - hits
     return misses
 
