@@ -69,6 +69,7 @@ class Setup:
         parallel: tensor parallelism beside expert parallelism; ``model`` is one device's share of it.
         overlap: what runs beside what.
         bounds: lower bounds already known, shared by runs that differ in the policy only.
+        seed: of the run, for what is drawn outside the routing.
     """
 
     model: ModelSpec
@@ -85,6 +86,7 @@ class Setup:
     parallel: Parallelism = field(default_factory=Parallelism)
     overlap: Overlap = field(default_factory=Overlap)
     bounds: dict[tuple[int, bytes], tuple[npt.NDArray[np.float64], float]] | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check that groups divide the devices, and that model and routing speak of the same experts."""

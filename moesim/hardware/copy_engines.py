@@ -138,6 +138,18 @@ class CopyEngines(CopyClock):
             self._push(now + self._engines[route[0]].start, self._at(copy, 0, 0))
         return copy.number
 
+    def hurry(self, copy: int, level: int) -> None:
+        """Give what is left of a copy another level; chunks under way are not touched."""
+        chunks = [chunk for waiting in self._waiting for chunk in waiting]
+        chunks += [item for _, _, item in self._due if isinstance(item, _Chunk)]
+        chunks += list(self._moving.values())
+        for chunk in chunks:
+            if chunk.copy.number == copy:
+                chunk.copy.level = level
+                chunk.rank = (-level, *chunk.rank[1:])
+        for waiting in self._waiting:
+            heapq.heapify(waiting)
+
     def next_event(self) -> float | None:
         """Let idle engines choose; return when ``advance`` is due next (s), None when nothing is to do."""
         self._pop_due(arrivals=None)

@@ -75,6 +75,18 @@ class CopyQueue(CopyClock):
         new = _Copy(copy, self._number, level, int(full), float(last))
         heapq.heappush(self._coming, (now + self._stage.start, self._number, new))
 
+    def hurry(self, copy: int, level: int) -> None:
+        """Give a copy that has not wholly been served another level; one that has been is left alone."""
+        for heap in (self._coming, self._waiting):
+            for at, (first, number, waiting) in enumerate(heap):
+                if waiting.copy == copy:
+                    waiting.level = level
+                    if heap is self._waiting:
+                        heap[at] = (-level, number, waiting)
+                        heapq.heapify(heap)
+                    return
+                del first
+
     def next_event(self) -> float | None:
         """Let the engine choose what to move now; return when ``advance`` is due next (s), None when idle.
 

@@ -17,6 +17,7 @@ from moesim.hardware.shape import (
     Host,
     Inter,
     Intra,
+    Processor,
     Storage,
     Wire,
 )
@@ -28,6 +29,15 @@ MAX_DEVICES = 65536
 
 DEFAULT_DRAM_SHARE = 0.8
 """Share of host memory's datasheet bandwidth that copies reach where nothing is said (assumed)."""
+
+DEFAULT_CPU_FLOPS = 1e12
+"""What a host's CPU reaches in expert kernels where nothing is said (assumed: 16 cores with AVX2 or wider)."""
+
+CPU_READ_SHARE = 0.57
+"""Share of host memory's datasheet bandwidth at which a CPU reads the weights of an expert.
+
+HOBBIT (arXiv 2411.01433, section 5.3) measured 3 ms for a Mixtral expert of 352 MB with PyTorch on a server with 64
+cores, 117 GB/s; eight channels of DDR4-3200, assumed, have 204.8 GB/s. llama.cpp took 5 ms."""
 
 DEFAULT_COLLECTIVE_LATENCY_S = 10e-6
 """Fixed time of a collective where nothing was measured (aiconfigurator's point-to-point latency)."""
@@ -59,7 +69,7 @@ def cluster_from_mapping(mapping: object, where: str = "") -> Cluster:
     ``inter`` {kind, bandwidth per NIC and direction, efficiency, latency, topology, nics_per_node,
     oversubscription, attach (host_link or device)}; ``host`` {memory (``unified`` where it is the
     device's own), bandwidth and efficiency or dram and channels, devices_per_host, devices_per_switch,
-    link}; ``storage`` {capacity, drives, and a link}; ``collective_latency``. The links of host and
+    link, cpu {flops, bandwidth, start, first, power_w}}; ``storage`` {capacity, drives, and a link}; ``collective_latency``. The links of host and
     storage are names of the link catalogue or {base: NAME, kind, bandwidth, efficiency, latency,
     store_bandwidth, both, start}.
 
@@ -172,7 +182,7 @@ def _inter(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Inter:
 def _host(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Host:
     keys = (
         *("memory", "bandwidth", "efficiency", "latency", "dram", "channels"),
-        *("devices_per_host", "devices_per_switch", "link"),
+        *("devices_per_host", "devices_per_switch", "link", "cpu"),
     )
     fields = Fields(parent.raw("host"), parent.path("host"), keys)
     if fields.raw("memory") == "unified":
@@ -184,12 +194,31 @@ def _host(parent: Fields, rows: tuple[tuple[Device, ...], ...]) -> Host:
     if per_host % per_switch:
         message = f"'{fields.path('devices_per_switch')}' must divide 'devices_per_host' ({per_host})"
         raise InputError(message)
+    memory = _dram(fields)
     return Host(
         capacity=int(fields.quantity("memory", "B")),
-        memory=_dram(fields),
+        memory=memory,
         link=link,
         devices_per_host=per_host,
         devices_per_switch=per_switch,
+        processor=_processor(fields, memory),
+    )
+
+
+def _processor(parent: Fields, memory: Wire) -> Processor:
+    """Return what a host's CPU reaches; what is not said follows from its memory."""
+    given = parent.raw("cpu")
+    fields = Fields(
+        {} if given is None else given,
+        parent.path("cpu"),
+        ("flops", "bandwidth", "start", "first", "power_w"),
+    )
+    return Processor(
+        flops=fields.quantity("flops", "FLOP/s", DEFAULT_CPU_FLOPS),
+        read=fields.quantity("bandwidth", "B/s", memory.peak * CPU_READ_SHARE),
+        start=fields.quantity("start", "s", 0.0),
+        first=fields.quantity("first", "s", 0.0),
+        power_w=fields.number("power_w", 0.0, 0.0, 1e5) or None,
     )
 
 
@@ -216,7 +245,7 @@ def _dram(fields: Fields) -> Wire:
 def _unified(fields: Fields, rows: tuple[tuple[Device, ...], ...]) -> Host:
     """Return the host whose memory is that of its only device."""
     for key in fields.mapping:
-        if key != "memory" and key in fields:
+        if key not in ("memory", "cpu") and key in fields:
             message = f"'{fields.path(key)}' has no meaning with unified memory"
             raise InputError(message, hint="the device's own memory is the host's")
     if max(len(row) for row in rows) > 1 or any(row[0] != rows[0][0] for row in rows):
@@ -226,7 +255,8 @@ def _unified(fields: Fields, rows: tuple[tuple[Device, ...], ...]) -> Host:
     share = device.memory_efficiency or DEFAULT_DRAM_SHARE
     wire = Wire("unified", device.memory.bandwidth, share, 0.0)
     memory = replace(wire, kind="dram", both=wire.usable)
-    return Host(device.memory.capacity, memory, wire, devices_per_host=1, unified=True)
+    cpu = _processor(fields, memory)
+    return Host(device.memory.capacity, memory, wire, devices_per_host=1, unified=True, processor=cpu)
 
 
 def _storage(parent: Fields) -> Storage:

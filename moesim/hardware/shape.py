@@ -99,6 +99,29 @@ class Inter:
 
 
 @dataclass(frozen=True)
+class Processor:
+    """A host's CPU as a device that computes experts.
+
+    Attributes:
+        flops: what its expert kernels reach (FLOP/s).
+        read: rate at which they read weights (B/s).
+        start: fixed time of an expert (s).
+        first: what the first expert of a layer takes more, its inputs and its caches being cold (s).
+        power_w: power of the processor (W), if known.
+    """
+
+    flops: float
+    read: float
+    start: float = 0.0
+    first: float = 0.0
+    power_w: float | None = None
+
+    def seconds(self, tokens: float, flops_per_token: float, weights: float) -> float:
+        """Return the time of one expert (s): the larger of reading its weights (bytes) and computing."""
+        return self.start + max(weights / self.read, tokens * flops_per_token / self.flops)
+
+
+@dataclass(frozen=True)
 class Host:
     """Host memory of a node and the link of each device to it.
 
@@ -109,6 +132,7 @@ class Host:
         devices_per_host: devices that share one host's memory and root ports.
         devices_per_switch: devices that share one link to the host through a PCIe switch.
         unified: host memory is the device's own memory, counted once and reached without copies.
+        processor: the host's CPU, shared by its devices.
     """
 
     capacity: int
@@ -117,6 +141,7 @@ class Host:
     devices_per_host: int
     devices_per_switch: int = 1
     unified: bool = False
+    processor: Processor = Processor(1e12, 5e10)
 
 
 @dataclass(frozen=True)

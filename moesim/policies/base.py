@@ -19,6 +19,7 @@ from moesim.policies.plan import DispatchPlan, Placement
 from moesim.routing.load import Load
 
 if TYPE_CHECKING:
+    from moesim.policies.offload.system import Offload
     from moesim.policies.refresh import Refresh
 
 
@@ -122,9 +123,16 @@ class Policy:
         placement: which device holds which expert.
         dispatch: which device computes which token copies.
         refresh: how the placement follows the loads; None leaves it as it was before the first step.
+        offload: how experts come from host memory or a drive; None keeps all of them on the devices.
     """
 
     name: str
     placement: PlacementPolicy
     dispatch: DispatchPolicy
     refresh: Refresh | None = None
+    offload: Offload | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the output of the model stays as it is."""
+        return self.dispatch.exact and (self.offload is None or self.offload.exact)

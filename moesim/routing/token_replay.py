@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moesim.errors import unknown_name
+from moesim.errors import InputError, unknown_name
 from moesim.routing.counting import IdCounter, IntArray
 from moesim.routing.format import AnyArray, release, row_blocks
 from moesim.routing.trace import RoutingTrace
@@ -51,6 +51,8 @@ class TokenReplay:
         self._used = used
         self._ids = trace.ids
         self._touched = 0
+        self._sequence = trace.sequence
+        self._path = str(trace.path)
         self._selected = select_tokens(trace, task, phase)
         total = trace.tokens if self._selected is None else len(self._selected)
         self._window = split_window(total, profile, "token", str(trace.path))
@@ -81,6 +83,45 @@ class TokenReplay:
     def steps_available(self, tokens_per_step: int) -> int:
         """Return how many whole steps the evaluation part holds."""
         return self._window.length // tokens_per_step
+
+    def request_rows(self, number: int, tokens: int) -> IntArray:
+        """Return the tokens of the trace that are a request, int64 [tokens].
+
+        Raises:
+            InputError: the evaluation part is shorter.
+        """
+        window = self._window
+        if tokens > window.length:
+            message = f"a request of {tokens} tokens does not fit into the {window.length} that are simulated"
+            raise InputError(message, self._path, hint="ask for a shorter prompt or output, or less profile")
+        starts, lengths = self._sequences(window.first, window.length)
+        able = starts[lengths >= tokens]
+        if len(able):
+            first = int(able[number % len(able)])
+        else:
+            first = window.first + number % (window.length // tokens) * tokens
+        return self._rows(first, tokens)
+
+    def past_requests(self, tokens: int) -> list[IntArray]:
+        """Return the tokens of the past by sequence, at most so many, the last ones."""
+        length = min(self._window.past, tokens)
+        starts, lengths = self._sequences(self._window.past - length, length)
+        return [self._rows(*pair) for pair in zip(starts.tolist(), lengths.tolist(), strict=True)]
+
+    def _sequences(self, first: int, length: int) -> tuple[IntArray, IntArray]:
+        """Return where sequences begin in a run of (selected) tokens, and their lengths."""
+        if not length:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        if self._sequence is None:
+            return np.array([first]), np.array([length])
+        own = np.asarray(self._sequence[self._rows(first, length)])
+        starts = np.append(0, np.flatnonzero(np.diff(own)) + 1)
+        return starts + first, np.diff(np.append(starts, length))
+
+    def _rows(self, first: int, count: int) -> IntArray:
+        """Return the trace's numbers of some (selected) tokens."""
+        rows = np.arange(first, first + count, dtype=np.int64)
+        return rows if self._selected is None else self._selected[rows]
 
     def counts(self, step: int, share: IntArray) -> IntArray:
         """Return copies per stored id, int64 [used layers, devices, ids]; ``share`` is tokens per device."""

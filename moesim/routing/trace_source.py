@@ -12,6 +12,7 @@ from moesim.routing.affinity import Affinity
 from moesim.routing.counting import IntArray, to_logical
 from moesim.routing.counts_replay import CountsReplay
 from moesim.routing.load import Load
+from moesim.routing.requests import Tokens
 from moesim.routing.source import check_tokens
 from moesim.routing.token_replay import TokenReplay
 from moesim.routing.trace import RoutingTrace
@@ -116,6 +117,39 @@ class TraceSource:
             raise InputError(message)
         share = check_tokens(tokens)
         return Load(self._finish(self._replay.counts(step, share)), share)
+
+    def request(self, number: int, tokens: int) -> Tokens:
+        """Return the first tokens of a recorded sequence, see ``moesim.routing.requests.TokenSource``.
+
+        Requests are the sequences that are long enough, in turn; where there is none, runs of the
+        trace one behind the other.
+
+        Raises:
+            InputError: a counts-only trace, or one shorter than a request.
+        """
+        replay = self._tokens
+        rows = replay.request_rows(number, tokens)
+        return self._read(rows)
+
+    def past(self, tokens: int) -> list[Tokens]:
+        """Return the sequences of the past, at most so many tokens.
+
+        Raises:
+            InputError: a counts-only trace.
+        """
+        return [self._read(rows) for rows in self._tokens.past_requests(tokens)]
+
+    @property
+    def _tokens(self) -> TokenReplay:
+        if isinstance(self._replay, TokenReplay):
+            return self._replay
+        message = f"the trace '{self.trace.name}' holds counts only, not the experts of single tokens"
+        raise InputError(message, str(self.trace.path))
+
+    def _read(self, rows: IntArray) -> Tokens:
+        ids = self.trace.logical_ids(rows)[:, self._columns].astype(np.int64)
+        weights = self.trace.gate_weights(rows)
+        return Tokens(ids, None if weights is None else weights[:, self._columns].astype(np.float64))
 
     def _finish(self, counts: IntArray) -> IntArray:
         """Turn counts of stored ids in the used layers into logical counts in all layers of the model."""

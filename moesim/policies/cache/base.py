@@ -31,6 +31,7 @@ class CacheFrame:
         capacity: experts that each cache holds, int64 [caches].
         profile: expert ids seen before the replay, [tokens, layers, k]; may be empty.
         future: the accesses of the replay, [steps, caches, k] in slots; None unless the policy is an oracle.
+            Accesses of fewer experts are filled up with -1 at their end.
     """
 
     layers: int
@@ -71,14 +72,16 @@ class Precisions:
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """Experts that one token needs at once.
+    """Experts that one token, or one pass of several tokens, needs at once.
+
+    A replay asks for all layers' caches at once, an engine that knows time for one after another.
 
     Attributes:
         step: counts accesses of each cache, from 0.
-        rows: ``arange(caches)[:, None]``, to index with ``ids``.
-        ids: needed experts, [caches, k]; in a shared cache layer x experts + expert.
-        weights: their gate weights, [caches, k], or None.
-        layer: the layer asking, [caches, 1].
+        rows: the caches that are asked, [caches asked, 1], to index with ``ids``.
+        ids: needed experts, [caches asked, k]; in a shared cache layer x experts + expert.
+        weights: their gate weights, [caches asked, k], or None.
+        layer: the layer asking, [caches asked, 1].
         span: the columns of the experts of that layer.
         precision: what a miss would load, [caches, k] of ``HIGH``, ``LOW``, ``SKIP``; None: one precision.
     """

@@ -75,7 +75,7 @@ class _Mixed(Counting):
 
     def see(self, access: Access) -> None:
         assert access.precision is not None
-        if self.frame.caches > 1 or access.layer[0, 0] == 0:
+        if access.layer[0, 0] == 0:
             self.tokens += 1
         self.uses[access.rows, access.ids] += 1
         self.last[access.rows, access.ids] = self.tokens

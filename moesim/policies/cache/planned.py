@@ -45,14 +45,16 @@ class _NextUse(Recency):
         steps, caches, _ = future.shape
         rows = np.arange(caches)[:, np.newaxis]
         self.after = np.empty(future.shape, dtype=np.int64)
-        upcoming = np.full((caches, frame.slots), steps, dtype=np.int64)
+        # One column more than experts: there go the places that an access leaves empty.
+        upcoming = np.full((caches, frame.slots + 1), steps, dtype=np.int64)
         for step in range(steps - 1, -1, -1):
             self.after[step] = upcoming[rows, future[step]]
             upcoming[rows, future[step]] = step
-        self.next = -upcoming.astype(np.float64)
+        self.next = -upcoming[:, :-1].astype(np.float64)
 
     def see(self, access: Access) -> None:
-        self.next[access.rows, access.ids] = -self.after[access.step]
+        after = self.after[access.step, access.rows[:, 0]]
+        self.next[access.rows, access.ids] = -after[:, : access.ids.shape[1]]
 
     def priorities(self, access: Access) -> Floats:
         return self.next

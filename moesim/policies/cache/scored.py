@@ -31,7 +31,7 @@ class _Scores(Recency):
         if self.p < self.frame.top_k:
             rank = np.argsort(np.argsort(-top, axis=1, kind="stable"), axis=1)
             top = np.where(rank < self.p, top, 0.0)
-        self.score[:, access.span] *= 1 - self.alpha
+        self.score[access.rows[:, 0], access.span] *= 1 - self.alpha
         self.score[access.rows, access.ids] += self.alpha * top
 
     def priorities(self, access: Access) -> Floats:

@@ -15,6 +15,7 @@ from moesim.routing.generators.parameters import GeneratorParameters
 from moesim.routing.generators.sampling import on_grid
 from moesim.routing.generators.streams import stream
 from moesim.routing.load import IntArray
+from moesim.routing.requests import Tokens, gate_weights
 
 _BLOCK: Final = 16384
 """Tokens drawn at a time, which bounds memory."""
@@ -90,6 +91,19 @@ class AffinityGenerator(Generator):
             raise InputError(message)
         blocks = list(self._blocks(step, count))
         return np.concatenate(blocks) if blocks else np.empty((0, self.layers, self.top_k), dtype=np.int64)
+
+    def request(self, number: int, tokens: int) -> Tokens:
+        """Return the first tokens of a request, independent of each other; see ``moesim.routing.requests``."""
+        return self._request(("request", number), tokens)
+
+    def past(self, tokens: int) -> list[Tokens]:
+        """Return one request of the past."""
+        return [self._request(("past", 0), tokens)]
+
+    def _request(self, name: tuple[str, int], tokens: int) -> Tokens:
+        own = (self.shape.seed, self.kind, *name)
+        ids = self._drawn(tokens, stream(*own, "ids"))
+        return Tokens(ids, gate_weights(stream(*own, "weights"), ids.shape, self.experts))
 
     def affinity(self) -> Affinity:
         """Count which experts share tokens in the profiling window."""

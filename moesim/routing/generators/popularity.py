@@ -11,9 +11,10 @@ from pydantic import Field
 from moesim.errors import InputError
 from moesim.routing.generators.base import Generator, Shape
 from moesim.routing.generators.parameters import GeneratorParameters
-from moesim.routing.generators.sampling import FloatArray, on_grid, sampled
+from moesim.routing.generators.sampling import FloatArray, drawn, on_grid, sampled
 from moesim.routing.generators.streams import stream
 from moesim.routing.load import IntArray
+from moesim.routing.requests import Tokens, gate_weights
 
 
 class PopularityParameters(GeneratorParameters):
@@ -67,6 +68,25 @@ class PopularityGenerator(Generator):
                 draw = stream(self.shape.seed, self.kind, *window, "layer", layer, *group)
                 part[...] = sampled(grid, tokens, draw)
         return counts
+
+    def request(self, number: int, tokens: int) -> Tokens:
+        """Return the first tokens of a request: independent ones, see ``moesim.routing.requests``."""
+        return self._request(("request", number), tokens)
+
+    def past(self, tokens: int) -> list[Tokens]:
+        """Return one request of the past."""
+        return [self._request(("past", 0), tokens)]
+
+    def _request(self, name: tuple[str, int], tokens: int) -> Tokens:
+        own = (self.shape.seed, self.kind, *name)
+        size, each = self.experts // self._groups, self.top_k // self._groups
+        ids = np.empty((tokens, self.layers, self.top_k), dtype=np.int64)
+        for layer, grids in enumerate(self._grids):
+            for group, grid in enumerate(grids):
+                draw = stream(*own, "layer", layer, "group", group)
+                place = slice(group * each, (group + 1) * each)
+                ids[:, layer, place] = drawn(grid, tokens, each, draw) + group * size
+        return Tokens(ids, gate_weights(stream(*own, "weights"), ids.shape, self.experts))
 
     @property
     def _labels(self) -> list[tuple[str, ...]]:

@@ -8,12 +8,14 @@ from moesim.errors import InputError, unknown_name
 from moesim.routing.generators.affinity import AffinityGenerator
 from moesim.routing.generators.base import Generator, Shape
 from moesim.routing.generators.hot_experts import HotExperts
+from moesim.routing.generators.local import LocalGenerator
 from moesim.routing.generators.parameters import GeneratorParameters, read_parameters
 from moesim.routing.generators.popularity import Dirichlet, Uniform, Zipf
 from moesim.routing.generators.totals import Counts, PowerLaw
 
 _KINDS: Final[dict[str, type[Generator]]] = {
-    kind.kind: kind for kind in (HotExperts, Uniform, Zipf, Dirichlet, PowerLaw, Counts, AffinityGenerator)
+    kind.kind: kind
+    for kind in (HotExperts, Uniform, Zipf, Dirichlet, PowerLaw, Counts, AffinityGenerator, LocalGenerator)
 }
 
 

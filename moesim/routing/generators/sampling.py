@@ -96,6 +96,25 @@ def sampled(grid: IntArray, tokens: IntArray, draw: np.random.Generator) -> IntA
     return _fill(bounds // _GRID, where, falls, tokens, order)
 
 
+def drawn(grid: IntArray, tokens: int, top_k: int, draw: np.random.Generator) -> IntArray:
+    """Draw the experts of single tokens, each token with an order of the experts of its own.
+
+    Args:
+        grid: what ``on_grid`` made of the popularity, int64 [experts].
+        tokens: how many.
+        top_k: experts per token.
+        draw: random stream.
+
+    Returns:
+        Experts, int64 [tokens, top_k]: different ones, each with exactly its inclusion probability.
+    """
+    orders = draw.permuted(np.tile(np.arange(len(grid)), (tokens, 1)), axis=1)
+    bounds = np.cumsum(grid[orders], axis=1)
+    points = draw.integers(0, _GRID, (tokens, 1)) + np.arange(top_k) * _GRID
+    places = (bounds[:, np.newaxis, :] <= points[:, :, np.newaxis]).sum(axis=2)
+    return np.asarray(np.take_along_axis(orders, places, axis=1), dtype=np.int64)
+
+
 def dealt(totals: IntArray, tokens: IntArray, top_k: int, draw: np.random.Generator) -> IntArray:
     """Deal given totals out to the devices: the tokens of a step are shuffled, their experts stay.
 

@@ -1,0 +1,225 @@
+"""What one run's devices hold and what is on its way to them, moved on from router to router."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from moesim.engine.offload.loader import DEMAND, PREFETCH, Loader
+from moesim.engine.offload.residency import Residency
+from moesim.hardware.copy_clock import Copied
+from moesim.policies.prefetch.base import Floats
+
+COUNTS: Final = (
+    "accesses",
+    "hits",
+    "low_hits",
+    "late",
+    "loads",
+    "low_loads",
+    "cpu",
+    "skipped",
+    "prefetches",
+    "used",
+    "wasted",
+)
+"""What is counted by device and MoE layer, in order."""
+(ACCESSES, HITS, LOW_HITS, LATE, LOADS, LOW_LOADS, CPU, SKIPPED, PREFETCHES, USED, WASTED) = range(
+    len(COUNTS)
+)
+
+
+class Flight(NamedTuple):
+    """A copy under way: where it goes, what it is, and why it was begun."""
+
+    device: int
+    layer: int
+    expert: int
+    precision: int
+    prefetched: bool
+    stays: bool
+    asked: float
+
+
+@dataclass(frozen=True)
+class CopySpan:
+    """A copy that has arrived: where it went, for which layer, when its first and last byte moved (s)."""
+
+    device: int
+    layer: int
+    expert: int
+    prefetched: bool
+    begin: float
+    finish: float
+
+
+class Machine:
+    """Caches and links of all devices.
+
+    Args:
+        loader: the links.
+        residency: caches of each device.
+        sizes: bytes of each expert in high precision [MoE layers, experts].
+        low_size: bytes of one in low precision over these.
+        staging: buffers of each device for experts that do not stay.
+
+    Attributes:
+        counts: what was counted [devices][MoE layers][COUNTS].
+        loaded_bytes: bytes asked for on demand, and by prefetches.
+        wasted_bytes: of the latter, those of experts that their layer did not need.
+        spans: copies that arrived while ``watched``.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        residency: Sequence[Residency],
+        sizes: Floats,
+        low_size: float,
+        staging: int,
+    ) -> None:
+        self.loader, self.residency = loader, residency
+        self.staging = staging
+        layers = len(sizes)
+        self.sizes = [sizes.tolist(), (sizes * low_size).tolist()]
+        self.counts = [[[0] * len(COUNTS) for _ in range(layers)] for _ in residency]
+        self.loaded_bytes = [0.0, 0.0]
+        self.wasted_bytes = 0.0
+        self.spans: list[CopySpan] = []
+        self.watched = False
+        self.flights: dict[int, Flight] = {}
+        self.stale: set[int] = set()
+        self.in_air = [0] * len(residency)
+        self.passing = [0] * len(residency)
+        self.wanted: list[deque[tuple[int, int, int]]] = [deque() for _ in residency]
+        self.pinned: list[set[int]] = [set() for _ in residency]
+        self.pinned_cache = [-1] * len(residency)
+
+    def pin(self, device: int, layer: int, experts: Iterable[int]) -> None:
+        """Keep the experts that a layer needs until the next one's router answers."""
+        residency = self.residency[device]
+        self.pinned[device] = {residency.slot(layer, expert) for expert in experts}
+        self.pinned_cache[device] = residency.cache(layer)
+
+    def ask(self, device: int, layer: int, expert: int, precision: int, now: float) -> int | None:
+        """Load an expert on demand; returns the copy's number, or None where nothing can leave yet."""
+        residency = self.residency[device]
+        if residency.fixed:
+            if self.passing[device] >= self.staging:
+                return None
+            self.passing[device] += 1
+        else:
+            pinned = self.pinned[device]
+            fresh = residency.stores[precision].fresh[residency.cache(layer)]
+            able = residency.make_room(layer, precision, pinned | fresh)
+            if not (able or residency.make_room(layer, precision, pinned)):
+                return None
+        return self._begin(Flight(device, layer, expert, precision, False, not residency.fixed, now))
+
+    def left(self, device: int) -> None:
+        """Free the buffer of an expert that did not stay, after it has been computed."""
+        self.passing[device] -= 1
+
+    def feed(self, device: int, now: float) -> None:
+        """Begin the next prefetch of a device whose link has nothing else to do."""
+        wanted = self.wanted[device]
+        residency = self.residency[device]
+        while wanted and not self.in_air[device]:
+            layer, expert, precision = wanted.popleft()
+            cache, slot = residency.cache(layer), residency.slot(layer, expert)
+            stores = residency.stores
+            if any(slot in store.resident[cache] or slot in store.coming[cache] for store in stores):
+                continue
+            keep = stores[precision].fresh[cache]
+            if self.pinned_cache[device] == cache:
+                keep = keep | self.pinned[device]
+            if not residency.make_room(layer, precision, keep):
+                continue
+            self.counts[device][layer][PREFETCHES] += 1
+            self._begin(Flight(device, layer, expert, precision, True, True, now))
+
+    def _begin(self, flight: Flight) -> int:
+        size = self.sizes[flight.precision][flight.layer][flight.expert]
+        level = PREFETCH if flight.prefetched else DEMAND
+        number = self.loader.submit(flight.device, size, flight.asked, level)
+        self.flights[number] = flight
+        self.in_air[flight.device] += 1
+        self.loaded_bytes[flight.prefetched] += size
+        if flight.stays:
+            residency = self.residency[flight.device]
+            cache, slot = residency.cache(flight.layer), residency.slot(flight.layer, flight.expert)
+            residency.stores[flight.precision].coming[cache][slot] = number
+        return number
+
+    def arrived(self, copied: Copied) -> Flight:
+        """Take in a copy that has arrived."""
+        flight = self.flights.pop(copied.copy)
+        self.in_air[flight.device] -= 1
+        if flight.stays:
+            residency = self.residency[flight.device]
+            cache, slot = residency.cache(flight.layer), residency.slot(flight.layer, flight.expert)
+            store = residency.stores[flight.precision]
+            del store.coming[cache][slot]
+            store.resident[cache].add(slot)
+            if copied.copy in self.stale:
+                self.stale.discard(copied.copy)
+            elif flight.prefetched:
+                store.fresh[cache].add(slot)
+        if self.watched:
+            self.spans.append(
+                CopySpan(
+                    flight.device,
+                    flight.layer,
+                    flight.expert,
+                    flight.prefetched,
+                    copied.begin,
+                    copied.finish,
+                )
+            )
+        return flight
+
+    def settle(self, device: int, layer: int, needed: set[int]) -> None:
+        """Judge the prefetches of a layer whose router has answered: used, or wasted."""
+        residency = self.residency[device]
+        cache = residency.cache(layer)
+        counts = self.counts[device][layer]
+        experts = residency.frame.experts
+        first = 0 if residency.per_layer else layer * experts
+        for precision, store in enumerate(residency.stores):
+            fresh, coming = store.fresh[cache], store.coming[cache]
+            if fresh:
+                mine = [slot for slot in fresh if first <= slot < first + experts]
+                for slot in mine:
+                    fresh.discard(slot)
+                    self._judge(counts, precision, layer, slot - first, slot in needed)
+            for slot, number in coming.items():
+                if first <= slot < first + experts and self.flights[number].prefetched:
+                    if number in self.stale:
+                        continue
+                    self.stale.add(number)
+                    self._judge(counts, precision, layer, slot - first, slot in needed)
+        gone, residency.gone = residency.gone, []
+        for precision, slot in gone:
+            where, expert = divmod(slot, experts)
+            self._judge(self.counts[device][where], precision, where, expert, used=False)
+
+    def _judge(self, counts: list[int], precision: int, layer: int, expert: int, used: bool) -> None:
+        if used:
+            counts[USED] += 1
+        else:
+            counts[WASTED] += 1
+            self.wasted_bytes += self.sizes[precision][layer][expert]
+
+    def run_to(self, now: float) -> None:
+        """Let copies go on until ``now``, prefetches one behind the other."""
+        loader = self.loader
+        if not self.flights:
+            loader.advance(now)
+            return
+        while (event := loader.next_event()) <= now:
+            for copied in loader.advance(event):
+                flight = self.arrived(copied)
+                self.feed(flight.device, event)
+        loader.advance(now)

@@ -1,0 +1,92 @@
+"""The contract of a miss policy: which experts of a layer are loaded, and which run on the host's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from moesim.policies.base import Parameters
+from moesim.policies.offload.hybrimoe import ExpertTimes
+
+
+@dataclass(frozen=True, eq=False)
+class Needed:
+    """The experts that one device needs in one layer of one iteration.
+
+    Attributes:
+        experts: those needed, the most important first.
+        tokens: tokens of each.
+        there: whether each is in device memory or on its way.
+        absent: all experts of the layer that are neither, needed or not, where the device may hold them.
+        prefill: whether the iteration is a prompt.
+        cpu: returns the time of one expert with so many tokens on the CPU (s).
+        gpu: the same on the device, its weights being there (s).
+        load: time to load one expert when nothing else is loaded (s).
+        cpu_first: extra time of the first expert of a layer on the CPU (s).
+    """
+
+    experts: tuple[int, ...]
+    tokens: tuple[int, ...]
+    there: tuple[bool, ...]
+    absent: tuple[int, ...]
+    prefill: bool
+    cpu: Callable[[int], float]
+    gpu: Callable[[int], float]
+    load: float
+    cpu_first: float = 0.0
+
+    @cached_property
+    def times(self) -> ExpertTimes:
+        """The same times as a line through the CPU's at the fewest and most tokens, for split policies."""
+        few, many = min(self.tokens), max(max(self.tokens), min(self.tokens) + 1)
+        slope = (self.cpu(many) - self.cpu(few)) / (many - few)
+        start = self.cpu(few) - slope * few
+        # A line has no start per expert; what each costs whatever its tokens is spread over the fewest.
+        per_token = slope + start / few
+        return ExpertTimes(per_token, self.cpu_first, self.gpu(many), 0.0, self.load)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a policy decides.
+
+    Attributes:
+        loads: experts to load, the first first; those that are not there already.
+        cpu: needed experts that run on the CPU, in order; the other needed ones run on the device.
+    """
+
+    loads: tuple[int, ...]
+    cpu: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class MissPolicy(Protocol):
+    """Decides what becomes of a layer's experts; every needed one that is absent is loaded or runs on the CPU."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    uses_cpu: ClassVar[bool]
+    parameters_type: ClassVar[type[Parameters]]
+    parameters: Any
+
+    def choose(self, needed: Needed) -> Choice:
+        """Decide for one layer."""
+        ...
+
+
+class MissBase:
+    """Common parts of the policies here."""
+
+    uses_cpu: ClassVar[bool] = False
+    parameters_type: ClassVar[type[Parameters]] = Parameters
+
+    def __init__(self, parameters: Any = None) -> None:
+        self.parameters: Any = self.parameters_type() if parameters is None else parameters
+
+
+def missing(needed: Needed) -> list[int]:
+    """Return the needed experts that are not there, the most important first."""
+    return [expert for expert, there in zip(needed.experts, needed.there, strict=True) if not there]
