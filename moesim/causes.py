@@ -18,6 +18,8 @@ CAUSE_MEANING: Final[Mapping[str, str]] = MappingProxyType(
         "dispatch": "sending token copies to the devices that compute them, where nothing hides it",
         "weight_move": "expert weights on the wire that nothing else hides",
         "experts": "grouped matrix multiplications of the routed experts",
+        "expert_load": "waiting for weights of experts from host memory or a drive",
+        "cpu_experts": "waiting for experts that the host's CPU computes",
         "combine": "sending expert outputs back, where nothing hides it",
         "unpermute": "weighted sum of the copies of each token",
         "wait": "idle until the slowest device or transfer is done",

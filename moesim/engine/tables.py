@@ -9,6 +9,7 @@ import numpy as np
 from moesim.causes import CAUSES
 from moesim.engine.host import HOST_CAUSES
 from moesim.engine.memory import STAGES, Moment
+from moesim.engine.offload.recording import OffloadRecording
 from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH
 from moesim.engine.recording import Recording
 from moesim.engine.spans import SHORTEST_S, spans_table
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def tables(recording: Recording) -> dict[str, pd.DataFrame]:
-    """Build all tables of a run: steps, layers, devices, memory, links, spans, critical_path."""
+def tables(recording: Recording | OffloadRecording) -> dict[str, pd.DataFrame]:
+    """Build all tables of a run: steps, layers, devices, memory, links, spans, critical_path.
+
+    A run that offloads has iterations and caches besides.
+    """
+    if isinstance(recording, OffloadRecording):
+        return recording.tables()
     return {
         "steps": _steps(recording),
         "layers": _layers(recording),

@@ -195,8 +195,8 @@ SPANS: Final = Table(
         _STEP,
         _LAYER,
         _DEVICE,
-        Column("stream", "", "str", "compute, network or host"),
-        Column("cause", "", "str", "what the time is spent on"),
+        Column("stream", "", "str", "compute, network or host; cpu and copy in where experts are offloaded"),
+        Column("cause", "", "str", "what the time is spent on; a copy in is an expert_load or a prefetch"),
         Column("start_s", "s", "float64", "start, since the start of the run"),
         Column("end_s", "s", "float64", "end, since the start of the run"),
     ),
@@ -216,8 +216,57 @@ CRITICAL_PATH: Final = Table(
     optional=True,
 )
 
+_CACHE_COUNTS: Final = (
+    Column("accesses", "", "int64", "experts looked up, each once per device, layer and pass"),
+    Column("hits", "", "int64", "of these, in device memory when the router answered"),
+    Column("low_hits", "", "int64", "hits that are in low precision only"),
+    Column("late", "", "int64", "experts on their way by a prefetch, but not there yet"),
+    Column("loads", "", "int64", "experts loaded on demand in full precision"),
+    Column("low_loads", "", "int64", "experts loaded on demand in low precision"),
+    Column("cpu", "", "int64", "experts computed on the host's CPU"),
+    Column("skipped", "", "int64", "experts that were left out"),
+    Column("prefetches", "", "int64", "prefetches begun for the layer"),
+    Column("used", "", "int64", "prefetched experts that the layer then needed, there in time or not"),
+    Column("wasted", "", "int64", "prefetched experts that it did not need"),
+)
+
+ITERATIONS: Final = Table(
+    "iterations",
+    "one pass through the model of a run that offloads",
+    (
+        _STEP,
+        Column("group", "", "int64", "requests that are served at a time, from 0"),
+        Column("phase", "", "str", "prefill or decode"),
+        Column("context", "tokens", "int64", "tokens of a prompt, or in each KV cache"),
+        Column("sequences", "", "int64", "sequences over all devices"),
+        *_CACHE_COUNTS,
+        Column("loaded_bytes", "B", "float64", "bytes asked for on demand"),
+        Column("prefetched_bytes", "B", "float64", "bytes of prefetches begun"),
+        Column("wasted_bytes", "B", "float64", "bytes of prefetches found to have been in vain"),
+        Column(
+            "energy_j", "J", "float64", "energy if devices and CPUs drew their rated power; 0 where that is unknown"
+        ),
+    ),
+    optional=True,
+)
+
+CACHES: Final = Table(
+    "caches",
+    "one MoE layer on one device, over a whole run that offloads",
+    (
+        _DEVICE,
+        _LAYER,
+        Column("slots", "experts", "int64", "experts that the cache holds; of a shared one, for all layers"),
+        *_CACHE_COUNTS,
+    ),
+    optional=True,
+)
+
 TABLES: Final[Mapping[str, Table]] = MappingProxyType(
-    {table.name: table for table in (STEPS, LAYERS, DEVICES, MEMORY, LINKS, SPANS, CRITICAL_PATH)}
+    {
+        table.name: table
+        for table in (STEPS, LAYERS, DEVICES, MEMORY, LINKS, SPANS, CRITICAL_PATH, ITERATIONS, CACHES)
+    }
 )
 """All tables of a result by name."""
 
@@ -241,6 +290,12 @@ SUMMARY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "dropped_copies": "token copies that were not computed, all steps and MoE layers",
         "changed_tokens": "tokens that got another output than the model's own, added up over steps and MoE "
         "layers",
+        "offload": "of runs that offload experts, else `null`: object with `ttft_s` (mean time of a prompt's pass), "
+        "`tpot_s` (mean time of a decoded token), `decode_tokens_per_s`, `output_tokens_per_s`; `hit_rate`, "
+        "`low_hit_share`, `late_share`, `cpu_share` and `skipped_share` of lookups; `load_wait_share` and "
+        "`cpu_wait_share` of time; `loaded_bytes_per_pass`, `prefetched_bytes_per_pass`, `wasted_share` of "
+        "prefetched bytes, `prefetch_accuracy`, `good_pred` (prefetched, needed and in time; ProMoE's measure), "
+        "`energy_j_per_token` at rated power",
     }
 )
 """Keys of the summary of one run."""
@@ -261,6 +316,7 @@ POLICY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "exact": "as above",
         "dropped_copies": "as above",
         "changed_tokens": "as above",
+        "offload": "as above",
     }
 )
 """Keys of one policy in a comparison."""

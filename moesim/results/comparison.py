@@ -97,6 +97,7 @@ class Comparison:
                 "exact": result.exact,
                 "dropped_copies": result.dropped_copies,
                 "changed_tokens": result.changed_tokens,
+                "offload": result.offload,
             }
             for result in self.results
         ]
@@ -104,7 +105,10 @@ class Comparison:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """One row per policy, indexed by its name: latency, speed-up, memory, bound, causes."""
+        """One row per policy, indexed by its name: latency, speed-up, memory, bound, causes.
+
+        Policies that offload have the figures of ``moesim.results.serving.offload_figures`` besides.
+        """
         rows = [
             {
                 "policy": result.policy,
@@ -122,6 +126,7 @@ class Comparison:
                 "dropped_copies": result.dropped_copies,
                 "changed_tokens": result.changed_tokens,
                 **{f"{cause}_s": seconds for cause, seconds in result.breakdown_s.items()},
+                **(result.offload or {}),
             }
             for result in self.results
         ]

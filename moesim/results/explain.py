@@ -28,6 +28,8 @@ SAID = {
     "dispatch": "dispatch",
     "weight_move": "exposed weight moves",
     "experts": "expert compute",
+    "expert_load": "loading experts",
+    "cpu_experts": "experts on the CPU",
     "combine": "combine",
     "unpermute": "unpermutation",
     "wait": "waiting",

@@ -189,6 +189,13 @@ class Result:
         means = self.steps[[f"{cause}_s" for cause in CAUSES]].to_numpy().mean(axis=0)
         return {cause: float(seconds) for cause, seconds in zip(CAUSES, means, strict=True)}
 
+    @cached_property
+    def offload(self) -> dict[str, Any] | None:
+        """Figures of a run that offloads experts, see ``moesim.results.serving.offload_figures``; else None."""
+        from moesim.results.serving import offload_figures
+
+        return offload_figures(self)
+
     def summary(self, timing: bool = True) -> dict[str, Any]:
         """Return the figures of the run as plain data, ready for JSON.
 
@@ -211,6 +218,7 @@ class Result:
             "exact": self.exact,
             "dropped_copies": self.dropped_copies,
             "changed_tokens": self.changed_tokens,
+            "offload": self.offload,
         }
         return {key: plain(value) for key, value in figures.items()}
 

@@ -56,6 +56,11 @@ class Workload:
     moe_only: bool = False
     requests: Requests | None = None
 
+    @property
+    def passes(self) -> int:
+        """Passes through the model: steps, or those of all requests."""
+        return self.steps if self.requests is None else self.requests.steps
+
     def tokens(self, devices: int) -> npt.NDArray[np.int64]:
         """Return tokens per device, int64 [devices].
 

@@ -48,6 +48,8 @@ class Turn:
         end: when all of it is done (s).
         skipped: tokens of skipped experts.
         low: tokens of experts computed in low precision.
+        copies: token copies computed, wherever.
+        active: experts with at least one.
         busy: intervals of the device: cause, begin, end; only where they are watched.
         cpu_busy: interval of the CPU.
     """
@@ -65,6 +67,8 @@ class Turn:
     end: float = 0.0
     skipped: int = 0
     low: int = 0
+    copies: int = 0
+    active: int = 0
     busy: list[tuple[str, float, float]] = field(default_factory=list)
     cpu_busy: tuple[float, float] | None = None
 
@@ -160,6 +164,7 @@ class LayerRunner:
             experts.append(expert)
             tokens.append(count)
             there.append(here)
+        turn.copies, turn.active = sum(tokens), len(experts)
         if kinds or self.misses.uses_cpu:
             self._misses(device, layer, turn, (experts, tokens, there, kinds), prefill)
         machine.settle(device, layer, needed)

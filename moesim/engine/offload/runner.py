@@ -125,13 +125,17 @@ class OffloadRunner:
         self.predictor = offload.prefetch.start(frame)
         self.batch = MicroBatch.of(setup) if devices > 1 else None
         self.now = 0.0
+        self._iterations = iterations(setup.workload, self.sequences)
         self.owner = self.sizes.owner
 
     def run(self) -> Iterator[IterationRecord]:
-        """Run all iterations, one after another."""
-        sequences = self.sequences
-        for iteration in iterations(self.setup.workload, sequences):
+        """Run all iterations that are left, one after another."""
+        for iteration in self._iterations:
             yield self._run(iteration)
+
+    def step(self) -> IterationRecord:
+        """Run the next iteration."""
+        return self._run(next(self._iterations))
 
     def _residency(self, device: int) -> Residency:
         offload, sizes = self.offload, self.sizes

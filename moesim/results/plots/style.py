@@ -34,6 +34,8 @@ CAUSE_COLOURS: Final = {
     "dispatch": "#f0a202",
     "weight_move": "#c2185b",
     "experts": "#1b5e9b",
+    "expert_load": "#b8470b",
+    "cpu_experts": "#7fb8a4",
     "combine": "#f6d06f",
     "unpermute": "#4f8a3c",
     "wait": "#cbd2d9",
