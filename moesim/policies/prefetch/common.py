@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from moesim.policies.prefetch.base import Floats, Ints, Outlook, Wanted
 
@@ -24,7 +27,7 @@ def by_load(ids: Ints) -> dict[int, int]:
 
 
 def absent_of(outlook: Outlook, target: int, experts: list[int]) -> Wanted:
-    """Return those of the needed experts of a layer that are absent, as many as come in without a needed one going.
+    """Return the absent ones of a layer's needed experts, as many as come in without a needed one going.
 
     Args:
         outlook: what is known.
@@ -55,7 +58,7 @@ def best_absent(outlook: Outlook, target: int, worth: Floats, top: int | None = 
     return [(target, expert) for expert in chosen if expert not in resident]
 
 
-def activations(ids: Ints, experts: int) -> Floats:
+def activations(ids: npt.NDArray[np.integer[Any]], experts: int) -> Floats:
     """Return tokens of each expert, [layers, experts], of ids [tokens, layers, k]."""
     layers = ids.shape[1]
     flat = ids.astype(np.int64) + np.arange(layers)[:, np.newaxis] * experts
@@ -64,7 +67,7 @@ def activations(ids: Ints, experts: int) -> Floats:
 
 
 class Stored:
-    """Maps of experts by layer, the newest so many, to be compared with one that is not complete yet.
+    """Maps of experts by layer, the newest so many, compared with one that comes about layer by layer.
 
     Args:
         layers: layers of a map.
@@ -74,8 +77,11 @@ class Stored:
 
     def __init__(self, layers: int, experts: int, most: int) -> None:
         self.maps = np.zeros((most, layers, experts))
-        self._unit = np.zeros((most, layers, experts))
+        self.total = np.zeros((layers, experts))
+        self._unit = np.zeros((layers, most, experts))
         self._added = 0
+        self._sum = np.zeros(most)
+        self._seen = 0
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -84,19 +90,23 @@ class Stored:
     def add(self, one: Floats) -> None:
         """Keep a map, [layers, experts], in place of the oldest if all places are taken."""
         at = self._added % len(self.maps)
+        self.total += one - self.maps[at]
         self.maps[at] = one
         length = np.linalg.norm(one, axis=1, keepdims=True)
-        self._unit[at] = one / np.where(length > 0, length, 1)
+        self._unit[:, at] = one / np.where(length > 0, length, 1)
         self._added += 1
 
-    def likeness(self, partial: Floats) -> Floats:
-        """Return the mean over the first layers of the cosine with each map kept, [maps].
+    def follow(self, layer: int, row: Floats) -> None:
+        """Take note of the next layer of the map that comes about; layer 0 begins a new one."""
+        if layer == 0:
+            self._sum[:] = 0
+        length = float(np.linalg.norm(row))
+        if length > 0:
+            self._sum += self._unit[layer] @ (row / length)
+        self._seen = layer + 1
 
-        Args:
-            partial: the first layers of a map, [layers so far, experts]; at least one.
-        """
-        length = np.linalg.norm(partial, axis=1, keepdims=True)
-        unit = partial / np.where(length > 0, length, 1)
-        so_far = len(partial)
-        same: Floats = np.einsum("mle,le->m", self._unit[: len(self), :so_far], unit) / so_far
+    @property
+    def likeness(self) -> Floats:
+        """Mean over the layers followed of the cosine with each map kept, [maps]."""
+        same: Floats = self._sum[: len(self)] / self._seen
         return same

@@ -32,7 +32,8 @@ class _Drawn:
         if target >= self.frame.layers:
             return []
         random = np.random.default_rng((self.frame.seed, outlook.iteration, target))
-        return best_absent(outlook, target, 1.0 + random.permutation(self.frame.experts), self.top)
+        worth = random.permutation(self.frame.experts).astype(np.float64) + 1
+        return best_absent(outlook, target, worth, self.top)
 
 
 class Random(PrefetchBase):

@@ -40,7 +40,7 @@ class _Gates(GivenState):
             ids = self.predict(outlook, target, self.parameters.at(distance))
             experts = list(by_load(ids[:, : self.parameters.top]))
             found += absent_of(outlook, target, experts)
-            if self.parameters.stop_at_first and not outlook.resident[target].issuperset(experts):
+            if self.parameters.stop_at_first and any(e not in outlook.resident[target] for e in experts):
                 break
         return found
 

@@ -43,17 +43,17 @@ class _History:
         if layer == 0:
             self.map = np.zeros_like(self.map)
         self.map[layer] = np.bincount(ids.ravel(), minlength=self.frame.experts)
+        self.store.follow(layer, self.map[layer])
         if self.parameters.online and layer == self.frame.layers - 1:
             self.store.add(self.map)
 
     def foretold(self, layer: int) -> tuple[Floats, float]:
         """Return the map that is taken to come true, and how like it this iteration is."""
-        kept = self.store.maps[: len(self.store)]
-        if layer < 0 or not len(kept):
-            return kept.sum(axis=0), 0.0
-        likeness = self.store.likeness(self.map[: layer + 1])
+        if layer < 0 or not len(self.store):
+            return self.store.total, 0.0
+        likeness = self.store.likeness
         best = int(np.argmax(likeness))
-        return kept[best], float(likeness[best])
+        return self.store.maps[best], float(likeness[best])
 
     def wanted(self, outlook: Outlook) -> Wanted:
         foretold, likeness = self.foretold(outlook.layer)

@@ -35,30 +35,25 @@ class _Matrices:
         for request in np.split(frame.profile, ends) if len(frame.profile) else []:
             self.collection.add(activations(request, frame.experts))
         self.request = np.zeros((frame.layers, frame.experts))
-        self.iteration = np.zeros_like(self.request)
 
     def reset(self) -> None:
         """Put the matrix of the request that has ended into the collection."""
         if self.parameters.online and self.request.any():
             self.collection.add(self.request)
         self.request = np.zeros_like(self.request)
-        self.iteration = np.zeros_like(self.request)
 
     def see(self, layer: int, ids: Ints) -> None:
         """Add to the matrices of the iteration and of the request."""
-        if layer == 0:
-            self.iteration[:] = 0
-        counts = np.bincount(ids.ravel(), minlength=self.frame.experts)
-        self.iteration[layer] = counts
+        counts = np.bincount(ids.ravel(), minlength=self.frame.experts).astype(np.float64)
+        self.collection.follow(layer, counts)
         self.request[layer] += counts
 
     def worth(self, layer: int) -> Floats:
         """Return what experts are worth after a router's answer, [layers, experts]."""
-        kept = self.collection.maps[: len(self.collection)]
-        if layer >= 0 and len(kept):
-            likeness = self.collection.likeness(self.iteration[: layer + 1])
-            kept = kept[np.argsort(-likeness, kind="stable")[: self.parameters.matched]]
-        total = kept.sum(axis=0)
+        total = self.collection.total
+        if layer >= 0:
+            best = np.argsort(-self.collection.likeness, kind="stable")[: self.parameters.matched]
+            total = self.collection.maps[best].sum(axis=0)
         share = total / np.maximum(total.sum(axis=1, keepdims=True), 1)
         layers = self.frame.layers
         near = 1 - (np.arange(layers) - layer) / layers
