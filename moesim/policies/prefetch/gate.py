@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of, by_load
+from moesim.policies.prefetch.common import absent_of
 from moesim.policies.prefetch.given import GivenState
 
 
@@ -37,8 +37,8 @@ class _Gates(GivenState):
             target = outlook.layer + distance
             if target >= self.frame.layers:
                 break
-            ids = self.predict(outlook, target, self.parameters.at(distance))
-            experts = list(by_load(ids[:, : self.parameters.top]))
+            accuracy = self.parameters.at(distance)
+            experts = list(self.predict(outlook, target, accuracy, top=self.parameters.top))
             found += absent_of(outlook, target, experts)
             if self.parameters.stop_at_first and any(e not in outlook.resident[target] for e in experts):
                 break

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from moesim.policies.prefetch.base import Ints, Outlook, PrefetchFrame
+from moesim.policies.prefetch.common import by_load
 
 NOBODY: Final = -1
 
@@ -54,27 +55,43 @@ def spoilt(truth: Ints, experts: int, accuracy: float, key: tuple[int, int, int,
 
 
 class GivenState:
-    """A state that remembers nothing: its predictions come from the truth."""
+    """A state whose predictions come from the truth; it keeps those of the iteration, to make each once."""
 
     def __init__(self, frame: PrefetchFrame) -> None:
         self.frame = frame
+        self._iteration = -1
+        self._made: dict[tuple[int, int], dict[int, int]] = {}
 
     def reset(self) -> None:
-        """Begin a new request: there is nothing to forget."""
+        """Begin a new request: keep no prediction."""
+        self._made = {}
 
     def see(self, layer: int, ids: Ints) -> None:
         """Learn nothing."""
 
-    def predict(self, outlook: Outlook, target: int, accuracy: float, made_at: int | None = None) -> Ints:
-        """Return what a later layer of this iteration is predicted to need, [tokens, k].
+    def predict(
+        self,
+        outlook: Outlook,
+        target: int,
+        accuracy: float,
+        made_at: int | None = None,
+        top: int | None = None,
+    ) -> dict[int, int]:
+        """Return how many tokens a later layer's experts are predicted to get, the most urgent first.
 
         Args:
             outlook: what is known.
-            target: the layer that is predicted.
+            target: the layer that is predicted, of this iteration.
             accuracy: of the prediction.
             made_at: layer after whose router the prediction was made, by default the present one.
+            top: experts of each token that count, those of highest rank; None: all.
         """
         assert outlook.truth is not None
+        if outlook.iteration != self._iteration:
+            self._iteration, self._made = outlook.iteration, {}
         layer = outlook.layer if made_at is None else made_at
-        key = (self.frame.seed, outlook.iteration, layer, target)
-        return spoilt(outlook.truth(target), self.frame.experts, accuracy, key)
+        if (layer, target) not in self._made:
+            key = (self.frame.seed, outlook.iteration, layer, target)
+            ids = spoilt(outlook.truth(target), self.frame.experts, accuracy, key)
+            self._made[layer, target] = by_load(ids[:, :top])
+        return self._made[layer, target]

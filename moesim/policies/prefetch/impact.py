@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moesim.policies.offload.hybrimoe import prefetch_gains
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of, by_load
+from moesim.policies.prefetch.common import absent_of
 from moesim.policies.prefetch.gate import GateParameters
 from moesim.policies.prefetch.given import GivenState
 
@@ -34,8 +34,8 @@ class _Impact(GivenState):
             target = outlook.layer + distance
             if target >= self.frame.layers:
                 break
-            ids = self.predict(outlook, target, self.parameters.at(distance))
-            load = by_load(ids[:, : self.parameters.top])
+            accuracy = self.parameters.at(distance)
+            load = self.predict(outlook, target, accuracy, top=self.parameters.top)
             missing = [expert for _, expert in absent_of(outlook, target, list(load))]
             for expert, gain in self._gains(outlook, target, load, missing).items():
                 if gain > 0:

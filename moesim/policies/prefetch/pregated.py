@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of, by_load
+from moesim.policies.prefetch.common import absent_of
 from moesim.policies.prefetch.given import GivenState
 
 
@@ -12,7 +12,7 @@ class _Known(GivenState):
         target = outlook.layer + 1
         if not 0 < target < self.frame.layers:
             return []
-        return absent_of(outlook, target, list(by_load(self.predict(outlook, target, 1.0))))
+        return absent_of(outlook, target, list(self.predict(outlook, target, 1.0)))
 
 
 class PreGated(PrefetchBase):
@@ -25,6 +25,7 @@ class PreGated(PrefetchBase):
     )
     source = "Pre-gated MoE, ISCA 2024, arXiv 2308.12066"
     given = True
+    exact = False
 
     def start(self, frame: PrefetchFrame) -> PrefetchState:
         """Begin a run."""
