@@ -119,16 +119,22 @@ def _run(
 
     recording = run(setup, report)
     steps, resolved = len(recording.steps), scenario.resolved()
-    cut_short = steps < setup.workload.steps
+    passes = setup.workload.passes
+    cut_short = steps < passes
     if cut_short:
         # A result says what it is the result of: a scenario of that many steps.
-        resolved["workload"]["steps"] = steps
+        if setup.workload.requests is None:
+            resolved["workload"]["steps"] = steps
+        else:
+            resolved["workload"]["requests"]["most"] = steps
     parameters = {
         "placement": {"kind": policy.placement.name, **policy.placement.parameters.model_dump(mode="json")},
         "dispatch": {"kind": policy.dispatch.name, **policy.dispatch.parameters.model_dump(mode="json")},
     }
     if policy.refresh is not None:
         parameters["refresh"] = policy.refresh.model_dump(mode="json")
+    if policy.offload is not None:
+        parameters["offload"] = policy.offload.described()
     result = Result.from_tables(
         tables(recording),
         name=scenario.name,
@@ -138,10 +144,10 @@ def _run(
         seed=scenario.seed,
         wall_s=time.perf_counter() - began,
         notes=setup.notes,
-        exact=policy.dispatch.exact,
+        exact=policy.exact,
     )
     if cut_short:
-        raise Interrupted(result, f"these are {steps} of {setup.workload.steps} steps")
+        raise Interrupted(result, f"these are {steps} of {passes} steps")
     return result
 
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from moesim.policies.offload.adapmoe import one_is_enough
+from moesim.policies.offload.daop import Ahead, plan_next_layer, swaps_after_prompt
 from moesim.policies.offload.fiddler import cpu_is_faster, prototype_cpu_experts
 from moesim.policies.offload.hybrimoe import (
     ExpertTimes,
@@ -81,3 +85,44 @@ def test_fiddler():
             case["tokens"], case["resident_on_gpu"], case["cpu_ms_per_token"], case["gpu_ms_with_transfer"]
         )
         assert found == (case["cpu_experts"], case["total_cost"])
+
+
+def test_daop_computes_absent_experts_early():
+    scores = [0.1, 0.4, 0.2, 0.3]
+    assert plan_next_layer(scores, {1, 3}) == Ahead((1, 3), ())
+    assert plan_next_layer(scores, {0, 3}) == Ahead((3,), (1,))
+    assert plan_next_layer(scores, {0, 1}) == Ahead((1,), (3,))
+    assert plan_next_layer(scores, {0, 2}) == Ahead((2,), (1,), 3)
+    assert plan_next_layer(scores, {0}) == Ahead((0,), (1,), 3)
+    assert plan_next_layer(scores, set()) == Ahead((), (1, 3))
+    assert plan_next_layer(scores, {0}, top_k=1) == Ahead((), (1,))
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=3, max_size=8),
+    k=st.integers(1, 3),
+    data=st.data(),
+)
+def test_daop_computes_as_many_experts_as_the_token_has(scores, k, data):
+    resident = data.draw(st.sets(st.integers(0, len(scores) - 1)))
+    plan = plan_next_layer(scores, resident, k)
+    assert len({*plan.gpu, *plan.early}) == k
+    assert set(plan.gpu) <= resident
+    assert not set(plan.early) & resident
+    assert plan.replaced not in {*plan.gpu, *plan.early}
+    if plan.replaced is not None:
+        assert scores[plan.replaced] >= scores[plan.gpu[0]]
+
+
+def test_daop_swaps_hot_experts_in():
+    assert swaps_after_prompt([5, 0, 9, 3, 1], {0, 1, 4}) == [(2, 1), (3, 4)]
+    assert swaps_after_prompt([5, 2, 2], {0, 1}) == []
+
+
+def test_adapmoe_drops_a_weak_second_expert():
+    weights = np.asarray([[0.9, 0.1], [0.2, 1.8], [0.89, 0.11], [0.5, 0.5]])
+    # sqrt(0.005 / 0.5) = 0.1
+    assert one_is_enough(weights, 0.4998).tolist() == [True, True, False, False]
+    assert one_is_enough(weights, 0.51).tolist() == [False] * 4
+    assert one_is_enough(weights, 0.01).tolist() == [True] * 4
+    assert one_is_enough(weights, 0.01, tau=0.0).tolist() == [False] * 4

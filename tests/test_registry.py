@@ -15,7 +15,13 @@ from moesim.papers.policy_page import page as policy_page
 from moesim.policies import create_dispatch, create_placement, create_policy, describe, policy_presets
 from moesim.policies import registry as registry_module
 from moesim.policies.parameters import PolicyInputError
-from moesim.policies.registry import dispatch_names, placement_names, policy_types
+from moesim.policies.registry import (
+    create_prefetch,
+    dispatch_names,
+    placement_names,
+    policy_types,
+    prefetch_names,
+)
 from moesim.testing import check_placement_policy, make_view
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -218,3 +224,34 @@ def test_the_example_of_the_guide_is_a_policy():
         assert placed.slots.tolist() == [[[1, 0], [3, 2]]]
     finally:
         del sys.modules[module.__name__]
+
+
+PREFETCH = """
+from moesim.policies.prefetch.base import NoPrefetch
+class Mine(NoPrefetch):
+    name = "mine"
+"""
+
+
+def test_a_prefetch_plug_in_is_listed_and_made(plug_in):
+    plug_in("acme", "[moesim.prefetch]\nmine = acme:Mine\n", PREFETCH)
+    assert "mine" in prefetch_names()
+    assert create_prefetch("mine").seconds(3) == 0
+    with pytest.raises(InputError, match="no parameter 'top'"):
+        create_prefetch("mine", {"top": 1})
+    with pytest.raises(InputError, match="no prefetch policy named 'gates' \\(did you mean 'gate'"):
+        create_prefetch("gates")
+
+
+@pytest.mark.parametrize(
+    ("more", "flaw"),
+    [
+        ("    given = None", "it does not say whether its accuracy is given"),
+        ("    seconds = 3", "it has no method 'seconds'"),
+        ("    start = None", "it has no method 'start'"),
+    ],
+)
+def test_a_broken_prefetch_plug_in_is_named(plug_in, more, flaw):
+    plug_in("acme", "[moesim.prefetch]\nmine = acme:Mine\n", PREFETCH + more)
+    with pytest.raises(InputError, match=flaw):
+        create_prefetch("mine")

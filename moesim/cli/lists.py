@@ -137,7 +137,7 @@ def _policies() -> Rows:
             "what": row.summary,
             "parameters": ", ".join(f"{one.name}={one.default}" for one in row.parameters),
         }
-        for row in describe(("placement", "dispatch", "cache"))
+        for row in describe(("placement", "dispatch", "cache", "prefetch"))
     ]
 
 

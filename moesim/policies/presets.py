@@ -7,6 +7,8 @@ from typing import Any, Final, cast
 
 from moesim.errors import unknown_name
 from moesim.policies.base import Policy
+from moesim.policies.offload.create import OFFLOAD_PRESETS, create_offload
+from moesim.policies.offload.system import Offload
 from moesim.policies.parameters import PolicyInputError, read_parameters, unknown_key
 from moesim.policies.refresh import Refresh
 from moesim.policies.registry import Kind, create_dispatch, create_placement
@@ -35,7 +37,7 @@ _PRESETS: Final[Mapping[str, Mapping[str, str]]] = {
     "prophet": {"placement": "contiguous", "dispatch": "prophet"},
 }
 _DEFAULTS: Final[Mapping[Kind, str]] = {"placement": "contiguous", "dispatch": "standard"}
-_KEYS: Final = ("name", "placement", "dispatch", "refresh")
+_KEYS: Final = ("name", "placement", "dispatch", "refresh", "offload")
 
 
 def policy_presets() -> dict[str, dict[str, str]]:
@@ -72,21 +74,33 @@ def _refresh(value: Any) -> Refresh | None:
         raise error.under("refresh") from None
 
 
+def _offload(value: Any) -> Offload | None:
+    """Read how experts come from host memory or a drive."""
+    if value is None or isinstance(value, Offload):
+        return value
+    try:
+        return create_offload(value)
+    except PolicyInputError as error:
+        raise error.under("offload") from None
+
+
 def create_policy(given: str | Mapping[str, Any]) -> Policy:
     """Make a policy from the name of a preset or from a mapping.
 
     Args:
-        given: a preset such as ``eplb``, or ``{name, placement, dispatch, refresh}`` where each half is a
-            name or a mapping with ``kind`` and parameters; a missing half is contiguous or standard.
-            ``refresh`` has the parameters of ``Refresh``.
+        given: a preset such as ``eplb`` or ``hobbit``, or ``{name, placement, dispatch, refresh, offload}``
+            where each half is a name or a mapping with ``kind`` and parameters; a missing half is contiguous or
+            standard. ``refresh`` has the parameters of ``Refresh``, ``offload`` is what ``create_offload`` takes.
 
     Raises:
         InputError: an unknown preset, policy or key, or a value that does not fit; a
             ``PolicyInputError`` knows which key.
     """
     if isinstance(given, str):
+        if given in OFFLOAD_PRESETS:
+            return create_policy({"name": given, "offload": given})
         if given not in _PRESETS:
-            raise unknown_name("policy", given, _PRESETS)
+            raise unknown_name("policy", given, [*_PRESETS, *OFFLOAD_PRESETS])
         return create_policy({"name": given, **_PRESETS[given]})
     if not isinstance(given, Mapping):
         message = f"a policy is the name of a preset or a mapping with {', '.join(_KEYS)}, got {given!r}"
@@ -108,4 +122,4 @@ def create_policy(given: str | Mapping[str, Any]) -> Policy:
         dispatched = create_dispatch(how, dispatch)
     except PolicyInputError as error:
         raise error.under("dispatch") from None
-    return Policy(name, placed, dispatched, _refresh(given.get("refresh")))
+    return Policy(name, placed, dispatched, _refresh(given.get("refresh")), _offload(given.get("offload")))

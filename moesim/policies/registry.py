@@ -1,8 +1,8 @@
 """Policies by name, found through Python entry points; built-in ones come in by the same door.
 
-A package offers a policy under the entry-point group ``moesim.placement``, ``moesim.dispatch`` or
-``moesim.cache``. Only names of installed entry points can be asked for: nothing that a user writes is ever
-imported.
+A package offers a policy under the entry-point group ``moesim.placement``, ``moesim.dispatch``,
+``moesim.cache``, ``moesim.prefetch`` or ``moesim.misses``. Only names of installed entry points can be asked for: nothing that
+a user writes is ever imported.
 """
 
 from __future__ import annotations
@@ -16,19 +16,30 @@ from typing import Any, Final, Literal, cast
 from moesim.errors import InputError, PluginWarning, unknown_name
 from moesim.policies.base import DispatchPolicy, Parameters, PlacementPolicy
 from moesim.policies.cache.base import CachePolicy
+from moesim.policies.misses.base import MissPolicy
 from moesim.policies.parameters import read_parameters
+from moesim.policies.prefetch.base import PrefetchPolicy
 
-Kind = Literal["placement", "dispatch", "cache"]
+Kind = Literal["placement", "dispatch", "cache", "prefetch", "misses"]
 
 GROUPS: Final[Mapping[Kind, str]] = {
     "placement": "moesim.placement",
     "dispatch": "moesim.dispatch",
     "cache": "moesim.cache",
+    "prefetch": "moesim.prefetch",
+    "misses": "moesim.misses",
 }
-_DECIDES: Final[Mapping[Kind, str]] = {"placement": "place", "dispatch": "plan", "cache": "start"}
+_DECIDES: Final[Mapping[Kind, str]] = {
+    "placement": "place",
+    "dispatch": "plan",
+    "cache": "start",
+    "prefetch": "start",
+    "misses": "choose",
+}
 _ALSO: Final[Mapping[Kind, tuple[str, ...]]] = {
     "dispatch": ("planning_seconds",),
     "cache": ("sizes", "precisions"),
+    "prefetch": ("seconds",),
 }
 _TEXTS: Final = ("name", "summary", "source")
 
@@ -73,6 +84,10 @@ def _flaw(kind: Kind, name: str, loaded: object) -> str | None:
         return f"it has no method '{missing[0]}'"
     if kind == "dispatch" and not isinstance(getattr(loaded, "exact", None), bool):
         return "it does not say whether it is exact"
+    if kind == "prefetch" and not isinstance(getattr(loaded, "given", None), bool):
+        return "it does not say whether its accuracy is given"
+    if kind == "misses" and not isinstance(getattr(loaded, "uses_cpu", None), bool):
+        return "it does not say whether it uses the CPU"
     return None
 
 
@@ -124,6 +139,11 @@ def cache_names() -> list[str]:
     return sorted(_entries("cache"))
 
 
+def prefetch_names() -> list[str]:
+    """Return the registered prefetch policies, without importing them."""
+    return sorted(_entries("prefetch"))
+
+
 def parameters_type(kind: Kind, name: str) -> type[Parameters]:
     """Return the parameter model of a policy.
 
@@ -163,3 +183,26 @@ def create_cache(name: str, parameters: Mapping[str, Any] | None = None) -> Cach
         InputError: unknown name, unknown or wrong parameter, or a plug-in that cannot be used.
     """
     return cast("CachePolicy", _create("cache", name, parameters))
+
+
+def create_prefetch(name: str, parameters: Mapping[str, Any] | None = None) -> PrefetchPolicy:
+    """Make a prefetch policy.
+
+    Raises:
+        InputError: unknown name, unknown or wrong parameter, or a plug-in that cannot be used.
+    """
+    return cast("PrefetchPolicy", _create("prefetch", name, parameters))
+
+
+def misses_names() -> list[str]:
+    """Return the registered miss policies, without importing them."""
+    return sorted(_entries("misses"))
+
+
+def create_misses(name: str, parameters: Mapping[str, Any] | None = None) -> MissPolicy:
+    """Make a miss policy.
+
+    Raises:
+        InputError: unknown name, unknown or wrong parameter, or a plug-in that cannot be used.
+    """
+    return cast("MissPolicy", _create("misses", name, parameters))

@@ -25,7 +25,7 @@ class PolicyRow:
     """A registered policy.
 
     Attributes:
-        kind: ``placement``, ``dispatch`` or ``cache``.
+        kind: ``placement``, ``dispatch``, ``cache`` or ``prefetch``.
         name: name in scenarios.
         exact: whether the output of the model stays the same; true of every placement.
         parameters: its parameters in order.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from moesim.policies.prediction import PREDICTORS
 from moesim.policies.presets import policy_presets
+from moesim.policies.registry import Kind
 from moesim.policies.rows import describe, parameter_rows
 
 _HEAD = """# Policies
@@ -62,8 +63,17 @@ def markdown(reproduced: Mapping[tuple[str, str], str]) -> str:
 
 def cache_table() -> str:
     """Return the table of cache policies in ``docs/caching.md``."""
+    return _short_table("cache")
+
+
+def prefetch_table() -> str:
+    """Return the table of prefetch policies in ``docs/prefetching.md``."""
+    return _short_table("prefetch")
+
+
+def _short_table(kind: Kind) -> str:
     lines = ["| name | parameters | what it does | source |", "|---|---|---|---|"]
-    for row in describe(("cache",)):
+    for row in describe((kind,)):
         listed = "; ".join(f"`{p.name}` = {p.default}: {p.description}" for p in row.parameters) or "none"
         listed = listed.replace("|", "\\|")
         lines.append(f"| `{row.name}` | {listed} | {row.summary} | {row.source} |")

@@ -244,7 +244,10 @@ ITERATIONS: Final = Table(
         Column("prefetched_bytes", "B", "float64", "bytes of prefetches begun"),
         Column("wasted_bytes", "B", "float64", "bytes of prefetches found to have been in vain"),
         Column(
-            "energy_j", "J", "float64", "energy if devices and CPUs drew their rated power; 0 where that is unknown"
+            "energy_j",
+            "J",
+            "float64",
+            "energy if devices and CPUs drew their rated power; 0 where that is unknown",
         ),
     ),
     optional=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from moesim.scenario.checks import check_group, check_placement, check_size, check_tokens
+from moesim.scenario.checks import check_group, check_offload, check_placement, check_size, check_tokens
 from moesim.scenario.locate import located
 from moesim.scenario.policy import build_policies, build_policy
 from moesim.scenario.scenario import Scenario
@@ -186,7 +186,7 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
     from moesim.engine.setup import MemoryOptions, Setup
     from moesim.hardware.kernels import kernel_style
     from moesim.model.sharded import sharded
-    from moesim.workload.steps import Workload
+    from moesim.workload.steps import Requests, Workload
 
     model, cluster = build_model(scenario), build_cluster(scenario)
     check_size(scenario, cluster.size, model.experts, len(model.moe_layers))
@@ -197,12 +197,16 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
             Parallelism(*parts).check(cluster.size)
             sharded(model, *parts)
     work, memory = scenario.workload, scenario.memory
+    served = work.requests
+    requests = None if served is None else Requests(served.count, served.prompt, served.output, served.most)
     setup = Setup(
         model=sharded(model, spread.attention_tp, spread.expert_tp),
         cluster=cluster,
         parallel=parallel,
         routing=build_source(scenario, model),
-        workload=Workload(work.phase, work.steps, work.tokens_per_device, work.context, work.moe_only),
+        workload=Workload(
+            work.phase, work.steps, work.tokens_per_device, work.context, work.moe_only, requests
+        ),
         policy=policy,
         kernels=kernel_style(kernels_spec(scenario)),
         memory=MemoryOptions(memory.replicated_experts, memory.other_inputs, memory.reserve),
@@ -211,6 +215,7 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         costs=scenario.spec.costs.source,
         calibrations=_calibrations(scenario),
         overlap=Overlap(scenario.spec.overlap.kind, scenario.spec.overlap.slowdown),
+        seed=scenario.seed,
     )
     if setup.overlap.kind != "none":
         with located(scenario, ("overlap",)):
@@ -233,4 +238,5 @@ def _checked(scenario: Scenario, setup: Setup) -> Setup:
         _ = setup.prices
     with located(scenario, ("kernels",)):
         setup.check_prices()
+    check_offload(scenario, setup)
     return setup

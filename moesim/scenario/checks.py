@@ -9,6 +9,7 @@ from moesim.scenario.scenario import Scenario
 from moesim.units import format_bytes
 
 if TYPE_CHECKING:
+    from moesim.engine.setup import Setup
     from moesim.policies.base import ClusterView, Policy
 
 MAX_GROUP: Final = 4096
@@ -92,3 +93,36 @@ def check_placement(scenario: Scenario, policy: Policy, view: ClusterView) -> No
         )
         hint = f"{-view.experts % asked} redundant experts would even it out: placement eplb, redundant"
         raise scenario.error(("parallelism", "ep"), message, hint)
+
+
+def check_offload(scenario: Scenario, setup: Setup) -> None:
+    """Check that a policy that offloads can begin, and that only such a policy is given requests.
+
+    Raises:
+        InputError: at the policy's ``offload``, at ``routing``, or at ``workload``.
+    """
+    policy = setup.policy
+    known = policy.name in scenario.policy_names
+    index = scenario.policy_names.index(policy.name) if known else 0
+    if policy.offload is None:
+        if setup.workload.requests is not None:
+            message = (
+                f"policy '{policy.name}' keeps all experts on the devices and runs equal steps, not requests"
+            )
+            path = ("workload", "requests")
+            raise scenario.error(path, message, "choose policies that offload, such as on_demand or hobbit")
+        return
+    from moesim.engine.offload.loader import Loader
+    from moesim.engine.offload.sizes import sizes_of
+    from moesim.routing.requests import token_source
+
+    tokens = setup.tokens
+    if int(tokens.min()) != int(tokens.max()) or int(tokens.min()) < 1:
+        message = "offloading serves as many sequences on each device, at least one"
+        raise scenario.error(("workload", "tokens_per_device"), message, "give one number")
+    with located(scenario, ("routing",)):
+        source = token_source(setup.routing)
+    path = ("policies", index, "offload") if known and scenario.spec.policies[index].offload else ()
+    with located(scenario, path or (("policies", index) if known else ("policies",))):
+        sizes = sizes_of(setup, policy.offload, source)
+        Loader(setup.cluster, sizes.store, policy.offload.settings.pinned, sizes.chunk)

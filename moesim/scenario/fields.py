@@ -102,6 +102,7 @@ class Whole:
 Devices = Annotated[int, Whole(1, MAX_DEVICES, "16")]
 Layers = Annotated[int, Whole(1, MAX_LAYERS, "6")]
 Steps = Annotated[int, Whole(1, MAX_STEPS, "10")]
+Slots = Annotated[int, Whole(1, 1_000_000, "16")]
 SpanSteps = Annotated[int, Whole(0, 1_000, "1")]
 Tokens = Annotated[int, Whole(0, MAX_TOKENS, "16k")]
 Context = Annotated[int, Whole(1, MAX_TOKENS, "4k")]

@@ -15,6 +15,8 @@ from moesim.scenario.fields import (
     Name,
     OpenSection,
     Section,
+    Share,
+    Slots,
     SpanSteps,
     Steps,
 )
@@ -66,6 +68,99 @@ class RefreshSection(Section):
     )
 
 
+class OffloadPart(OpenSection):
+    """A cache, prefetch or miss policy; every further key is one of its parameters (see offloading.md)."""
+
+    kind: Name | None = Field(
+        None, description="Name of the policy (`moesim list policies`); that of the system by default."
+    )
+
+
+OffloadPartChoice = Annotated[
+    Annotated[OffloadPart, FromName("kind"), Tag(SHORT)] | Annotated[OffloadPart, Tag(FULL)],
+    one_of(name_or_mapping, "must be the name of a policy or a mapping with 'kind'"),
+]
+
+
+class OffloadSection(Section):
+    """Experts live in host memory or on a drive, and devices cache some of them (see offloading.md)."""
+
+    system: Name | None = Field(
+        None,
+        description="Published system whose parts hold where nothing else is said.",
+        examples=["hobbit"],
+    )
+    cache: OffloadPartChoice | None = Field(
+        None, description="Which experts stay on the device; LRU by default."
+    )
+    prefetch: OffloadPartChoice | None = Field(
+        None, description="Which are loaded ahead of need; none by default."
+    )
+    misses: OffloadPartChoice | None = Field(
+        None, description="What becomes of experts that are needed and absent; they are loaded by default."
+    )
+    slots: Slots | None = Field(
+        None,
+        description="Experts of each layer that the cache of a device holds; by default as many as fit.",
+        json_schema_extra={"unit": "experts"},
+    )
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Instead of `slots`: share of a device's experts that its cache holds.",
+        examples=[0.25],
+    )
+    memory: Bytes | None = Field(
+        None,
+        description="Instead: memory of the cache on each device.",
+        json_schema_extra={"unit": "bytes"},
+        examples=["12 GB"],
+    )
+    whole_layers: Slots | None = Field(
+        None, description="Instead: layers of which a shared cache holds all experts."
+    )
+    scope: Literal["layer", "global"] | None = Field(
+        None, description="`layer` (default): a cache for each layer. `global`: one for all layers together."
+    )
+    store: Literal["host", "storage"] | None = Field(
+        None,
+        description="Where all experts are: `host` memory (default), or `storage`, a drive (default where memory "
+        "is unified).",
+    )
+    pinned: Flag | None = Field(
+        None, description="Whether experts in host memory are page-locked, which is faster; true by default."
+    )
+    chunks: Slots | None = Field(
+        None,
+        description="Parts of an expert's copy, between which more urgent copies go first; by default 1, and 8 "
+        "from a drive through host memory.",
+    )
+    compute: Literal["together", "arrival"] | None = Field(
+        None,
+        description="`together` (default): experts of a layer run when all have arrived. `arrival`: those that "
+        "are there run first, the others as they arrive.",
+    )
+    staging: Slots | None = Field(
+        None,
+        description="Buffers for experts that do not stay, beside a cache that never changes; 2 by default.",
+    )
+    warm: Flag | None = Field(
+        None,
+        description="Whether caches begin with the most used experts of the profile (default), or empty.",
+    )
+    narrow_share: Share | None = Field(
+        None, description="Share of each layer's experts, the least used ones, that are kept in fewer bits."
+    )
+    narrow_size: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Bytes of such an expert over those of another; 0.5 by default."
+    )
+
+
+OffloadChoice = Annotated[
+    Annotated[OffloadSection, FromName("system"), Tag(SHORT)] | Annotated[OffloadSection, Tag(FULL)],
+    one_of(name_or_mapping, "must be the name of an offloading system or a mapping"),
+]
+
+
 class PolicySection(Section):
     """A placement and a dispatch policy under one name."""
 
@@ -83,6 +178,11 @@ class PolicySection(Section):
     )
     refresh: RefreshSection | None = Field(
         None, description="How the placement follows the loads; by default it stays as it was made."
+    )
+    offload: OffloadChoice | None = Field(
+        None,
+        description="How experts come from host memory or a drive; by default devices hold all of them.",
+        examples=["hobbit"],
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from moesim.errors import unknown_name
-from moesim.scenario.how import PolicyPart, PolicySection
+from moesim.scenario.how import OffloadPart, OffloadSection, PolicyPart, PolicySection
 from moesim.scenario.locate import located
 from moesim.scenario.scenario import Scenario
 
@@ -60,6 +60,8 @@ def resolved_policy(scenario: Scenario, section: PolicySection) -> dict[str, Any
     }
     if policy.refresh is not None:
         written["refresh"] = policy.refresh.model_dump(mode="json")
+    if policy.offload is not None:
+        written["offload"] = policy.offload.described()
     return written
 
 
@@ -77,17 +79,37 @@ def policy_mapping(section: PolicySection) -> dict[str, Any]:
         InputError: nothing but a name, and no preset has it.
     """
     from moesim.policies import policy_presets
+    from moesim.policies.offload.create import offload_presets
 
     presets = policy_presets()
-    if section.name not in presets and section.placement is None and section.dispatch is None:
-        raise unknown_name("policy", section.name, presets)
+    system = section.name if section.name in offload_presets() else None
+    bare = section.placement is None and section.dispatch is None and section.offload is None
+    if section.name not in presets and system is None and bare:
+        raise unknown_name("policy", section.name, [*presets, *offload_presets()])
     preset = presets.get(section.name, presets["ep"])
     return {
         "name": section.name,
         "placement": _part(section.placement, preset["placement"]),
         "dispatch": _part(section.dispatch, preset["dispatch"]),
         "refresh": None if section.refresh is None else section.refresh.model_dump(),
+        "offload": _offload(section.offload, system),
     }
+
+
+def _offload(section: OffloadSection | None, system: str | None) -> dict[str, Any] | None:
+    """Write an offloading system as ``create_offload`` reads it; a policy named like a system is it."""
+    from moesim.policies.offload.create import PARTS
+
+    if section is None:
+        return None if system is None else {"system": system}
+    written: dict[str, Any] = section.model_dump(exclude=set(PARTS), exclude_none=True)
+    if system is not None:
+        written.setdefault("system", system)
+    for name in PARTS:
+        part: OffloadPart | None = getattr(section, name)
+        if part is not None:
+            written[name] = {**part.others, **({} if part.kind is None else {"kind": part.kind})}
+    return written
 
 
 def _part(part: PolicyPart | None, preset: str) -> dict[str, Any]:

@@ -46,11 +46,14 @@ def every_policy(scenario: Scenario) -> list[Policy]:
     contiguous placement.
     """
     from moesim.policies import create_policy, policy_presets
+    from moesim.policies.offload.create import offload_presets
     from moesim.policies.registry import policy_types
     from moesim.scenario.policy import build_policies
 
     found = build_policies(scenario)
     names = {policy.name for policy in found}
+    if scenario.workload.requests is not None or any(policy.offload is not None for policy in found):
+        return found + [create_policy(name) for name in offload_presets() if name not in names]
     for name in policy_presets():
         policy = create_policy(name)
         if name not in names and not any(_same(policy, other) for other in found):
@@ -118,6 +121,7 @@ def _base(scenario: Scenario, text: PolicyText) -> dict[str, Any]:
         InputError: an unknown name.
     """
     from moesim.policies import dispatch_names, placement_names, policy_presets
+    from moesim.policies.offload.create import offload_presets
     from moesim.scenario.policy import policy_mapping
 
     if len(text.parts) == 2:
@@ -130,16 +134,53 @@ def _base(scenario: Scenario, text: PolicyText) -> dict[str, Any]:
     for section in scenario.spec.policies:
         if section.name == name:
             made = policy_mapping(section)
-            return {half: dict(made[half]) for half in _HALVES} | {"refresh": made["refresh"]}
+            kept = {key: made[key] for key in ("refresh", "offload")}
+            return {half: dict(made[half]) for half in _HALVES} | kept
+    if name in offload_presets():
+        kinds = {"placement": {"kind": "contiguous"}, "dispatch": {"kind": "standard"}}
+        return kinds | {"offload": {"system": name}}
     if name in presets:
         return {half: {"kind": presets[name][half]} for half in _HALVES}
     if name in placement_names():
         return {"placement": {"kind": name}, "dispatch": {"kind": "standard"}}
     if name in dispatch_names():
         return {"placement": {"kind": "contiguous"}, "dispatch": {"kind": name}}
-    everything = {*scenario.policy_names, *presets, *placement_names(), *dispatch_names()}
+    everything = {
+        *scenario.policy_names,
+        *presets,
+        *offload_presets(),
+        *placement_names(),
+        *dispatch_names(),
+    }
     error = unknown_name("policy", name, everything)
     raise error if text.plain else at_character(text.parts[0].at, error)
+
+
+def _put_offload(offload: dict[str, Any], name: str, key: str, value: Any) -> bool:
+    """Set a key of an offloading system, or a parameter of the one part that has it; say whether there is one.
+
+    Raises:
+        InputError: several parts have it.
+    """
+    from moesim.policies.offload.create import OFFLOAD_PRESETS, PARTS, offload_part
+    from moesim.policies.offload.system import OffloadSettings
+    from moesim.policies.parameters import takes
+    from moesim.policies.registry import Kind, parameters_type
+
+    if key == "system" or key in OffloadSettings.model_fields or key in PARTS:
+        offload[key] = value
+        return True
+    base = OFFLOAD_PRESETS.get(offload.get("system", ""), {})
+    made = {part: offload_part(base.get(part), offload.get(part), part) for part in PARTS}
+    kinds: dict[str, Kind] = {"cache": "cache", "prefetch": "prefetch", "misses": "misses"}
+    able = [part for part, (kind, _) in made.items() if takes(parameters_type(kinds[part], kind), key, value)]
+    if len(able) > 1:
+        message = f"{' and '.join(able)} of '{name}' all have a parameter '{key}'"
+        raise InputError(message, hint=f"write {able[0]}={{kind: {made[able[0]][0]}, {key}: ...}}")
+    for part in able:
+        kind, parameters = made[part]
+        offload[part] = {"kind": kind, **parameters, key: value}
+    return bool(able)
 
 
 def _put(mapping: dict[str, Any], name: str, halves: tuple[Half, ...], key: str, value: Any) -> None:
@@ -151,8 +192,10 @@ def _put(mapping: dict[str, Any], name: str, halves: tuple[Half, ...], key: str,
     from moesim.policies.parameters import takes
     from moesim.policies.registry import parameters_type
 
-    if key in ("name", "refresh"):
+    if key in ("name", "refresh", "offload"):
         mapping[key] = value
+        return
+    if mapping.get("offload") is not None and _put_offload(mapping["offload"], name, key, value):
         return
     if key in halves and len(halves) > 1:
         half: Half = key

@@ -64,8 +64,31 @@ TokensChoice = Annotated[
 ]
 
 
+class RequestsSection(Section):
+    """Requests that devices serve one group after another; for policies that offload (see offloading.md)."""
+
+    count: Steps = Field(
+        1,
+        description="Groups of requests, one after another; a group has `tokens_per_device` on each device.",
+        json_schema_extra={"unit": "groups"},
+    )
+    prompt: Context = Field(
+        128, description="Tokens of each prompt.", json_schema_extra={"unit": "tokens"}, examples=["512"]
+    )
+    output: Context = Field(
+        32,
+        description="Tokens generated for each request; the pass of the prompt gives the first of them.",
+        json_schema_extra={"unit": "tokens"},
+    )
+    most: Steps | None = Field(
+        None,
+        description="Passes through the model at most; all by default.",
+        json_schema_extra={"unit": "passes"},
+    )
+
+
 class WorkloadSection(Section):
-    """Which tokens arrive when: a run of equal steps."""
+    """Which tokens arrive when: a run of equal steps, or requests."""
 
     phase: Literal["prefill", "decode"] = Field(
         "prefill",
@@ -86,4 +109,10 @@ class WorkloadSection(Section):
     )
     moe_only: Flag = Field(
         False, description="Leave out attention, dense layers and embeddings, as single-layer benchmarks do."
+    )
+    requests: RequestsSection | None = Field(
+        None,
+        description="Requests in place of equal steps: a pass for the prompt, then one for each further token. "
+        "`phase`, `steps` and `context` then have no meaning, and `tokens_per_device` is the number of sequences "
+        "that each device works on at a time.",
     )

@@ -336,7 +336,10 @@ def _memory(setup: Setup, sizes: Sizes) -> MemoryLedger:
     offload = setup.policy.offload
     assert offload is not None
     fixed = offload.cache.keeps == "fixed"
-    whole = all(int(frame.capacity.sum()) == int(mask.sum()) for frame, mask in zip(sizes.frames, sizes.mask, strict=True))
+    whole = all(
+        int(frame.capacity.sum()) == int(mask.sum())
+        for frame, mask in zip(sizes.frames, sizes.mask, strict=True)
+    )
     tokens = setup.tokens.astype(np.float64)
     context, sequences, at_once = setup.workload.context, tokens, tokens
     if served is not None:

@@ -163,6 +163,8 @@ def _frame(
     largest = float(size.max())
     if settings.slots is not None:
         capacity = np.minimum(own, settings.slots)
+    elif settings.whole_layers is not None:
+        capacity = np.minimum(int(own.max()) * settings.whole_layers, int(own.sum()))[np.newaxis]
     elif settings.ratio is not None:
         capacity = (own * settings.ratio + 1e-9).astype(np.int64)
     else:

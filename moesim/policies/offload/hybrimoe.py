@@ -129,16 +129,35 @@ def split_as_paper(
     return Split(tuple(cpu), tuple(gpu), tuple(loaded), max(ends.values()))
 
 
-def rank_prefetches(
-    resident: Sequence[int], absent: Sequence[int], load: Mapping[int, int], times: ExpertTimes
-) -> list[int]:
-    """Return the absent experts whose residence would shorten the layer, the largest gain first.
+def prefetch_gains(
+    resident: Sequence[int],
+    absent: Sequence[int],
+    load: Mapping[int, int],
+    times: ExpertTimes,
+    candidates: Sequence[int] | None = None,
+) -> dict[int, float]:
+    """Return by how much the layer would be shorter if an absent expert were resident, for each candidate.
 
-    Impact-driven prefetch: for each candidate the split is made again as if it were resident.
+    Impact-driven prefetch: for each one the split is made again as if it were resident.
+
+    Args:
+        resident: experts in GPU memory.
+        absent: the others.
+        load: tokens of each.
+        times: what they take.
+        candidates: the absent ones that are weighed; None: all.
     """
     now = split_as_paper(resident, absent, load, times).makespan
     gains: dict[int, float] = {}
-    for expert in absent:
+    for expert in absent if candidates is None else candidates:
         others = [e for e in absent if e != expert]
         gains[expert] = now - split_as_paper([*resident, expert], others, load, times).makespan
+    return gains
+
+
+def rank_prefetches(
+    resident: Sequence[int], absent: Sequence[int], load: Mapping[int, int], times: ExpertTimes
+) -> list[int]:
+    """Return the absent experts whose residence would shorten the layer, the largest gain first."""
+    gains = prefetch_gains(resident, absent, load, times)
     return sorted((e for e in absent if gains[e] > 0), key=lambda e: -gains[e])

@@ -23,6 +23,9 @@ class OffloadSettings(Parameters):
         None, gt=0, le=1, description="instead: share of a device's experts that its cache holds"
     )
     memory: int | None = Field(None, ge=1, description="instead: memory of the cache on each device (bytes)")
+    whole_layers: int | None = Field(
+        None, ge=1, le=1_000_000, description="instead: layers of which a shared cache holds all experts"
+    )
     scope: Literal["layer", "global"] = Field(
         "layer", description="a cache for each layer, or one for all layers together"
     )
@@ -64,9 +67,14 @@ class OffloadSettings(Parameters):
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
-        given = [key for key in ("slots", "ratio", "memory") if getattr(self, key) is not None]
+        given = [
+            key for key in ("slots", "ratio", "memory", "whole_layers") if getattr(self, key) is not None
+        ]
         if len(given) > 1:
             message = f"the size of a cache is given once, not by {' and '.join(given)}"
+            raise ValueError(message)
+        if self.whole_layers is not None and self.scope != "global":
+            message = "whole_layers needs a shared cache: scope global"
             raise ValueError(message)
         return self
 

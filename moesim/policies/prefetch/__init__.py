@@ -1,1 +1,1 @@
-"""Which experts are loaded before their router has asked for them: predictors and the order of their loads."""
+"""Which experts are loaded before their router has asked for them: predictors, and what to load first."""

@@ -117,7 +117,7 @@ class PrefetchPolicy(Protocol):
         ...
 
     def seconds(self, layers: int) -> float:
-        """Return what one prediction costs on the critical path (s): nothing where it runs beside the layer."""
+        """Return what an iteration's predictions cost on the critical path (s): 0 where they run beside layers."""
         ...
 
 

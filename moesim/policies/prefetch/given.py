@@ -1,0 +1,97 @@
+"""Predictions of given accuracy: what routers will answer, spoilt as often as a predictor is wrong.
+
+Accuracy is the share of a token's experts that the predictor names: each of them is kept with that
+probability, independently, and else replaced by an expert of the layer that the token does not need, all
+of these alike and none twice. So a predictor names as many experts as a token has; only where a layer has
+fewer others than are to be replaced does it name fewer. Of a batch, each token is predicted by itself: in a
+prompt the union is nearly exact, since an expert that one token's prediction misses is named by another's.
+
+Draws depend on the seed, the iteration, the layer that predicts and the layer that is predicted, not on
+what was asked before.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from moesim.policies.prefetch.base import Ints, Outlook, PrefetchFrame
+from moesim.policies.prefetch.common import by_load
+
+NOBODY: Final = -1
+
+
+def spoilt(truth: Ints, experts: int, accuracy: float, key: tuple[int, int, int, int]) -> Ints:
+    """Return a prediction of expert ids, [tokens, k] in the order of the truth, ``NOBODY`` for none.
+
+    Args:
+        truth: expert ids that will be needed, [tokens, k].
+        experts: experts of the layer.
+        accuracy: probability with which each is kept.
+        key: seed, iteration, layer that predicts (from -1), layer that is predicted.
+    """
+    predicted = np.array(truth, dtype=np.int64)
+    if accuracy >= 1 or predicted.size == 0:
+        return predicted
+    seed, iteration, layer, target = key
+    random = np.random.default_rng((seed, iteration, layer + 1, target))
+    wrong = random.random(predicted.shape) >= accuracy
+    tokens = np.flatnonzero(wrong.any(axis=1))
+    if tokens.size == 0:
+        return predicted
+    missed = wrong[tokens]
+    k = predicted.shape[1]
+    worth = random.random((tokens.size, experts))
+    np.put_along_axis(worth, predicted[tokens], 2.0, axis=1)
+    others = np.argsort(worth, axis=1)[:, : min(k, experts - k)]
+    padded = np.full((tokens.size, k), NOBODY, dtype=np.int64)
+    padded[:, : others.shape[1]] = others
+    # The first wrong place of a token takes its first other expert, the second the second, and so on.
+    turn = np.cumsum(missed, axis=1) - 1
+    replaced = np.take_along_axis(padded, np.maximum(turn, 0), axis=1)
+    predicted[tokens] = np.where(missed, replaced, predicted[tokens])
+    return predicted
+
+
+class GivenState:
+    """A state whose predictions come from the truth; it keeps those of the iteration, to make each once."""
+
+    def __init__(self, frame: PrefetchFrame) -> None:
+        self.frame = frame
+        self._iteration = -1
+        self._made: dict[tuple[int, int], dict[int, int]] = {}
+
+    def reset(self) -> None:
+        """Begin a new request: keep no prediction."""
+        self._made = {}
+
+    def see(self, layer: int, ids: Ints) -> None:
+        """Learn nothing."""
+
+    def predict(
+        self,
+        outlook: Outlook,
+        target: int,
+        accuracy: float,
+        made_at: int | None = None,
+        top: int | None = None,
+    ) -> dict[int, int]:
+        """Return how many tokens a later layer's experts are predicted to get, the most urgent first.
+
+        Args:
+            outlook: what is known.
+            target: the layer that is predicted, of this iteration.
+            accuracy: of the prediction.
+            made_at: layer after whose router the prediction was made, by default the present one.
+            top: experts of each token that count, those of highest rank; None: all.
+        """
+        assert outlook.truth is not None
+        if outlook.iteration != self._iteration:
+            self._iteration, self._made = outlook.iteration, {}
+        layer = outlook.layer if made_at is None else made_at
+        if (layer, target) not in self._made:
+            key = (self.frame.seed, outlook.iteration, layer, target)
+            ids = spoilt(outlook.truth(target), self.frame.experts, accuracy, key)
+            self._made[layer, target] = by_load(ids[:, :top])
+        return self._made[layer, target]
