@@ -77,15 +77,15 @@ class CopyQueue(CopyClock):
 
     def hurry(self, copy: int, level: int) -> None:
         """Give a copy that has not wholly been served another level; one that has been is left alone."""
-        for heap in (self._coming, self._waiting):
-            for at, (first, number, waiting) in enumerate(heap):
-                if waiting.copy == copy:
-                    waiting.level = level
-                    if heap is self._waiting:
-                        heap[at] = (-level, number, waiting)
-                        heapq.heapify(heap)
-                    return
-                del first
+        for _, _, coming in self._coming:
+            if coming.copy == copy:
+                coming.level = level
+        for at, (_, number, waiting) in enumerate(self._waiting):
+            if waiting.copy == copy:
+                waiting.level = level
+                self._waiting[at] = (-level, number, waiting)
+                heapq.heapify(self._waiting)
+                return
 
     def next_event(self) -> float | None:
         """Let the engine choose what to move now; return when ``advance`` is due next (s), None when idle.

@@ -31,13 +31,13 @@ DEFAULT_DRAM_SHARE = 0.8
 """Share of host memory's datasheet bandwidth that copies reach where nothing is said (assumed)."""
 
 DEFAULT_CPU_FLOPS = 1e12
-"""What a host's CPU reaches in expert kernels where nothing is said (assumed: 16 cores with AVX2 or wider)."""
+"""What a host's CPU reaches in expert kernels where nothing is said (assumed: 16 cores with AVX2)."""
 
 CPU_READ_SHARE = 0.57
 """Share of host memory's datasheet bandwidth at which a CPU reads the weights of an expert.
 
-HOBBIT (arXiv 2411.01433, section 5.3) measured 3 ms for a Mixtral expert of 352 MB with PyTorch on a server with 64
-cores, 117 GB/s; eight channels of DDR4-3200, assumed, have 204.8 GB/s. llama.cpp took 5 ms."""
+HOBBIT (arXiv 2411.01433, section 5.3) measured 3 ms for a Mixtral expert of 352 MB with PyTorch on a
+server with 64 cores, 117 GB/s; eight channels of DDR4-3200, assumed, have 204.8 GB/s. llama.cpp took 5 ms."""
 
 DEFAULT_COLLECTIVE_LATENCY_S = 10e-6
 """Fixed time of a collective where nothing was measured (aiconfigurator's point-to-point latency)."""
@@ -69,9 +69,9 @@ def cluster_from_mapping(mapping: object, where: str = "") -> Cluster:
     ``inter`` {kind, bandwidth per NIC and direction, efficiency, latency, topology, nics_per_node,
     oversubscription, attach (host_link or device)}; ``host`` {memory (``unified`` where it is the
     device's own), bandwidth and efficiency or dram and channels, devices_per_host, devices_per_switch,
-    link, cpu {flops, bandwidth, start, first, power_w}}; ``storage`` {capacity, drives, and a link}; ``collective_latency``. The links of host and
-    storage are names of the link catalogue or {base: NAME, kind, bandwidth, efficiency, latency,
-    store_bandwidth, both, start}.
+    link, cpu {flops, bandwidth, start, first, power_w}}; ``storage`` {capacity, drives, and a link};
+    ``collective_latency``. The links of host and storage are names of the link catalogue or {base: NAME,
+    kind, bandwidth, efficiency, latency, store_bandwidth, both, start}.
 
     Args:
         mapping: the description, quantities as people write them.

@@ -89,8 +89,9 @@ def create_policy(given: str | Mapping[str, Any]) -> Policy:
 
     Args:
         given: a preset such as ``eplb`` or ``hobbit``, or ``{name, placement, dispatch, refresh, offload}``
-            where each half is a name or a mapping with ``kind`` and parameters; a missing half is contiguous or
-            standard. ``refresh`` has the parameters of ``Refresh``, ``offload`` is what ``create_offload`` takes.
+            where each half is a name or a mapping with ``kind`` and parameters; a missing half is
+            contiguous or standard. ``refresh`` has the parameters of ``Refresh``, ``offload`` is what
+            ``create_offload`` takes.
 
     Raises:
         InputError: an unknown preset, policy or key, or a value that does not fit; a

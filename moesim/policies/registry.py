@@ -1,8 +1,8 @@
 """Policies by name, found through Python entry points; built-in ones come in by the same door.
 
 A package offers a policy under the entry-point group ``moesim.placement``, ``moesim.dispatch``,
-``moesim.cache``, ``moesim.prefetch`` or ``moesim.misses``. Only names of installed entry points can be asked for: nothing that
-a user writes is ever imported.
+``moesim.cache``, ``moesim.prefetch`` or ``moesim.misses``. Only names of installed entry points can be
+asked for: nothing that a user writes is ever imported.
 """
 
 from __future__ import annotations

@@ -293,11 +293,13 @@ SUMMARY_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "dropped_copies": "token copies that were not computed, all steps and MoE layers",
         "changed_tokens": "tokens that got another output than the model's own, added up over steps and MoE "
         "layers",
-        "offload": "of runs that offload experts, else `null`: object with `ttft_s` (mean time of a prompt's pass), "
+        "offload": "of runs that offload experts, else `null`: object with `ttft_s` (mean time of a "
+        "prompt's pass), "
         "`tpot_s` (mean time of a decoded token), `decode_tokens_per_s`, `output_tokens_per_s`; `hit_rate`, "
         "`low_hit_share`, `late_share`, `cpu_share` and `skipped_share` of lookups; `load_wait_share` and "
         "`cpu_wait_share` of time; `loaded_bytes_per_pass`, `prefetched_bytes_per_pass`, `wasted_share` of "
-        "prefetched bytes, `prefetch_accuracy`, `good_pred` (prefetched, needed and in time; ProMoE's measure), "
+        "prefetched bytes, `prefetch_accuracy`, `good_pred` (prefetched, needed and in time; ProMoE's "
+        "measure), "
         "`energy_j_per_token` at rated power",
     }
 )

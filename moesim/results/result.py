@@ -191,7 +191,7 @@ class Result:
 
     @cached_property
     def offload(self) -> dict[str, Any] | None:
-        """Figures of a run that offloads experts, see ``moesim.results.serving.offload_figures``; else None."""
+        """Figures of a run that offloads, see ``moesim.results.serving.offload_figures``; else None."""
         from moesim.results.serving import offload_figures
 
         return offload_figures(self)

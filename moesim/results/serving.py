@@ -14,13 +14,13 @@ def offload_figures(result: Result) -> dict[str, Any] | None:
     """Return the figures of a run that offloads, plain data; None for other runs.
 
     Returns:
-        ``ttft_s`` (mean time of a prompt's pass, which gives the first token), ``tpot_s`` (mean time of a decoded
-        token), ``decode_tokens_per_s``, ``output_tokens_per_s`` (all output tokens over all time), ``hit_rate``,
-        ``low_hit_share``, ``late_share``, ``cpu_share`` and ``skipped_share`` (of lookups), ``load_wait_share``
-        and ``cpu_wait_share`` (of time), ``loaded_bytes_per_pass``, ``prefetched_bytes_per_pass``,
-        ``wasted_share`` (of prefetched bytes), ``prefetch_accuracy`` (prefetched experts that were needed) and
-        ``good_pred`` (needed and there in time; ProMoE's measure, arXiv 2410.22134), ``energy_j_per_token`` (at
-        rated power). A figure without a basis is None.
+        ``ttft_s`` (mean time of a prompt's pass, which gives the first token), ``tpot_s`` (mean time of a
+        decoded token), ``decode_tokens_per_s``, ``output_tokens_per_s`` (all output tokens over all time),
+        ``hit_rate``, ``low_hit_share``, ``late_share``, ``cpu_share`` and ``skipped_share`` (of lookups),
+        ``load_wait_share`` and ``cpu_wait_share`` (of time), ``loaded_bytes_per_pass``,
+        ``prefetched_bytes_per_pass``, ``wasted_share`` (of prefetched bytes), ``prefetch_accuracy``
+        (prefetched experts that were needed) and ``good_pred`` (needed and there in time; ProMoE's
+        measure, arXiv 2410.22134), ``energy_j_per_token`` (at rated power). A figure without a basis is None.
     """
     passes = result.tables["iterations"]
     if passes.empty:

@@ -7,7 +7,7 @@ A *request* is one sequence: its prompt and what is decoded after it. Sources th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol, cast, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 
 SHARPNESS: Final = 1.3
 """Standard deviation of router logits that gives the gate weights of DeepSeek-V2-Lite: of its six, sorted and
-normalised, .331, .196, .149, .123, .106 and .095 (mean over the ESFT traces of intent, summary and translation);
-six of 64 normal logits of this spread give .332, .198, .150, .123, .105 and .092."""
+normalised, .331, .196, .149, .123, .106 and .095 (mean over the ESFT traces of intent, summary and
+translation); six of 64 normal logits of this spread give .332, .198, .150, .123, .105 and .092."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def token_source(source: RoutingSource) -> TokenSource:
         message = f"the routing '{source.name}' gives loads of experts, not the experts of single tokens"
         hint = "use a trace of tokens, or one of the generators local, affinity, zipf, dirichlet, uniform"
         raise InputError(message, hint=hint)
-    return cast("TokenSource", inner)
+    return inner
 
 
 def gate_weights(

@@ -122,7 +122,9 @@ def check_offload(scenario: Scenario, setup: Setup) -> None:
         raise scenario.error(("workload", "tokens_per_device"), message, "give one number")
     with located(scenario, ("routing",)):
         source = token_source(setup.routing)
-    path = ("policies", index, "offload") if known and scenario.spec.policies[index].offload else ()
-    with located(scenario, path or (("policies", index) if known else ("policies",))):
+    place: tuple[str | int, ...] = ("policies", index) if known else ("policies",)
+    if known and scenario.spec.policies[index].offload is not None:
+        place = (*place, "offload")
+    with located(scenario, place):
         sizes = sizes_of(setup, policy.offload, source)
         Loader(setup.cluster, sizes.store, policy.offload.settings.pinned, sizes.chunk)

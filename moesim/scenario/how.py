@@ -123,7 +123,8 @@ class OffloadSection(Section):
     )
     store: Literal["host", "storage"] | None = Field(
         None,
-        description="Where all experts are: `host` memory (default), or `storage`, a drive (default where memory "
+        description="Where all experts are: `host` memory (default), or `storage`, a drive (default where "
+        "memory "
         "is unified).",
     )
     pinned: Flag | None = Field(
@@ -131,12 +132,14 @@ class OffloadSection(Section):
     )
     chunks: Slots | None = Field(
         None,
-        description="Parts of an expert's copy, between which more urgent copies go first; by default 1, and 8 "
+        description="Parts of an expert's copy, between which more urgent copies go first; by default 1, "
+        "and 8 "
         "from a drive through host memory.",
     )
     compute: Literal["together", "arrival"] | None = Field(
         None,
-        description="`together` (default): experts of a layer run when all have arrived. `arrival`: those that "
+        description="`together` (default): experts of a layer run when all have arrived. `arrival`: those "
+        "that "
         "are there run first, the others as they arrive.",
     )
     staging: Slots | None = Field(

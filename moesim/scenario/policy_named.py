@@ -157,7 +157,8 @@ def _base(scenario: Scenario, text: PolicyText) -> dict[str, Any]:
 
 
 def _put_offload(offload: dict[str, Any], name: str, key: str, value: Any) -> bool:
-    """Set a key of an offloading system, or a parameter of the one part that has it; say whether there is one.
+    """Set a key of an offloading system, or a parameter of the one part that has it; say whether there is
+    one.
 
     Raises:
         InputError: several parts have it.

@@ -112,7 +112,9 @@ class WorkloadSection(Section):
     )
     requests: RequestsSection | None = Field(
         None,
-        description="Requests in place of equal steps: a pass for the prompt, then one for each further token. "
-        "`phase`, `steps` and `context` then have no meaning, and `tokens_per_device` is the number of sequences "
+        description="Requests in place of equal steps: a pass for the prompt, then one for each further "
+        "token. "
+        "`phase`, `steps` and `context` then have no meaning, and `tokens_per_device` is the number of "
+        "sequences "
         "that each device works on at a time.",
     )

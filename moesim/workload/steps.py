@@ -45,8 +45,8 @@ class Workload:
         tokens_per_device: tokens of each device in a step; one number for all or one per device.
         context: tokens of a prompt (prefill) or cached per sequence (decode).
         moe_only: leave out attention, dense layers and embeddings, as single-layer benchmarks do.
-        requests: requests in place of equal steps, whose passes then are the steps; ``tokens_per_device`` is the
-            sequences of each device.
+        requests: requests in place of equal steps, whose passes then are the steps; ``tokens_per_device``
+            is the sequences of each device.
     """
 
     phase: Literal["prefill", "decode"]

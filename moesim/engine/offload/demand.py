@@ -99,7 +99,7 @@ class Demand:
 
     def load(self, devices: int, experts: int) -> Load:
         """Count copies by the device that brings the tokens."""
-        tokens, layers, k = self.ids.shape
+        tokens, layers, _ = self.ids.shape
         own = np.repeat(np.arange(devices), tokens // devices)
         key = (own[:, np.newaxis, np.newaxis] * experts + self.ids).transpose(1, 0, 2).reshape(layers, -1)
         key += np.arange(layers)[:, np.newaxis] * (devices * experts)

@@ -22,7 +22,7 @@ PROFILED: Final = 4096
 """Tokens of the past that policies learn from."""
 
 _PIPELINED: Final = 8
-"""Parts of an expert on a way of several links, where nothing is said: so one link works while the next does."""
+"""Parts of an expert on a way of several links, where nothing is said, so that all of them work at once."""
 
 _SPARE: Final = 0.05
 """Share of device memory that a cache of unstated size leaves free, for activations and fragmentation."""
@@ -74,10 +74,7 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
         message = "offloading works with whole experts on each device, not with tensor parallelism"
         raise InputError(message, hint="set parallelism.expert_tp and attention_tp to 1")
     if setup.overlap.kind != "none":
-        message = f"offloading overlaps copies with computation, not micro-batches: overlap is '{setup.overlap.kind}'"
-        raise InputError(message, hint="set overlap: none")
-    if offload.cache.keeps == "fixed" and offload.prefetch.name != "none":
-        message = f"the cache '{offload.cache.name}' never changes, so nothing can be prefetched into it"
+        message = f"overlap is '{setup.overlap.kind}', but offloading overlaps copies, not micro-batches"
         raise InputError(message, hint="prefetch: none, or another cache")
     store = settings.store or ("storage" if shape.host.unified else "host")
     past = source.past(PROFILED)

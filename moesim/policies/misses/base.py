@@ -63,7 +63,7 @@ class Choice:
 
 @runtime_checkable
 class MissPolicy(Protocol):
-    """Decides what becomes of a layer's experts; every needed one that is absent is loaded or runs on the CPU."""
+    """Decides what becomes of a layer's experts: a needed one that is absent is loaded or runs on the CPU."""
 
     name: ClassVar[str]
     summary: ClassVar[str]

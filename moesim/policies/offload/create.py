@@ -61,12 +61,14 @@ def create_offload(given: str | Mapping[str, Any]) -> Offload:
     """Make an offloading system.
 
     Args:
-        given: the name of one of ``offload_presets()``, or ``{system, cache, prefetch, misses, ...}``: parts are
-            names or mappings with ``kind`` and parameters, other keys those of ``OffloadSettings``. What is not
-            said is as in ``system``, or LRU, no prefetch, and loading what is missing.
+        given: the name of one of ``offload_presets()``, or ``{system, cache, prefetch, misses, ...}``:
+            parts are names or mappings with ``kind`` and parameters, other keys those of
+            ``OffloadSettings``. What is not said is as in ``system``, or LRU, no prefetch, and loading
+            what is missing.
 
     Raises:
-        InputError: an unknown name or key, or a value that does not fit; a ``PolicyInputError`` knows which key.
+        InputError: an unknown name or key, or a value that does not fit; a ``PolicyInputError`` knows
+            which key.
     """
     written: dict[str, Any] = {"system": given} if isinstance(given, str) else dict(given)
     if not isinstance(given, (str, Mapping)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,12 +39,14 @@ class OffloadSettings(Parameters):
         None,
         ge=1,
         le=64,
-        description="parts of an expert's copy, between which more urgent copies go first; by default 1, and 8 from "
+        description="parts of an expert's copy, between which more urgent copies go first; by default 1, "
+        "and 8 from "
         "a drive through host memory, so that both links work at once",
     )
     compute: Literal["together", "arrival"] = Field(
         "together",
-        description="together: experts run when all of the layer have arrived; arrival: those that are there run "
+        description="together: experts run when all of the layer have arrived; arrival: those that are "
+        "there run "
         "first, the others as they arrive",
     )
     staging: int = Field(
@@ -60,7 +62,8 @@ class OffloadSettings(Parameters):
         0.0,
         ge=0,
         le=1,
-        description="share of each layer's experts, the least used ones of the profile, that are kept in fewer "
+        description="share of each layer's experts, the least used ones of the profile, that are kept in "
+        "fewer "
         "bits (EdgeMoE)",
     )
     narrow_size: float = Field(0.5, gt=0, le=1, description="bytes of such an expert over those of another")
@@ -93,7 +96,7 @@ class Offload:
     cache: CachePolicy
     prefetch: PrefetchPolicy
     misses: MissPolicy
-    settings: OffloadSettings = OffloadSettings()
+    settings: OffloadSettings = field(default_factory=OffloadSettings)
 
     @property
     def exact(self) -> bool:

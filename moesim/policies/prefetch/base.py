@@ -117,7 +117,7 @@ class PrefetchPolicy(Protocol):
         ...
 
     def seconds(self, layers: int) -> float:
-        """Return what an iteration's predictions cost on the critical path (s): 0 where they run beside layers."""
+        """Return what an iteration's predictions cost on the critical path (s); beside layers they cost 0."""
         ...
 
 

@@ -93,7 +93,7 @@ class AffinityGenerator(Generator):
         return np.concatenate(blocks) if blocks else np.empty((0, self.layers, self.top_k), dtype=np.int64)
 
     def request(self, number: int, tokens: int) -> Tokens:
-        """Return the first tokens of a request, independent of each other; see ``moesim.routing.requests``."""
+        """Return the first tokens of a request, independent ones; see ``moesim.routing.requests``."""
         return self._request(("request", number), tokens)
 
     def past(self, tokens: int) -> list[Tokens]:
