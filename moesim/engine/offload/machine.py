@@ -70,6 +70,8 @@ class Machine:
         loaded_bytes: bytes asked for on demand, and by prefetches.
         wasted_bytes: of the latter, those of experts that their layer did not need.
         spans: copies that arrived while ``watched``.
+        wanted: prefetches of each device that have not begun, most urgent first: layer, expert, precision.
+        foreseen: slots of each device that a predictor wants to stay, by cache.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Machine:
         self.passing = [0] * len(residency)
         self.wanted: list[deque[tuple[int, int, int]]] = [deque() for _ in residency]
         self.pinned: list[set[int]] = [set() for _ in residency]
+        self.foreseen: list[dict[int, set[int]]] = [{} for _ in residency]
         self.pinned_cache = [-1] * len(residency)
 
     def pin(self, device: int, layer: int, experts: Iterable[int]) -> None:
@@ -112,11 +115,18 @@ class Machine:
             self.passing[device] += 1
         else:
             pinned = self.pinned[device]
-            fresh = residency.stores[precision].fresh[residency.cache(layer)]
-            able = residency.make_room(layer, precision, pinned | fresh)
+            able = residency.make_room(layer, precision, pinned | self._coming_up(device, layer, precision))
             if not (able or residency.make_room(layer, precision, pinned)):
                 return None
         return self._begin(Flight(device, layer, expert, precision, False, not residency.fixed, now))
+
+    def _coming_up(self, device: int, layer: int, precision: int) -> set[int]:
+        """Return what stands in the cache of a layer because it is foreseen to be needed."""
+        residency = self.residency[device]
+        cache = residency.cache(layer)
+        fresh = residency.stores[precision].fresh[cache]
+        there = self.foreseen[device].get(cache)
+        return fresh | there if there else fresh
 
     def left(self, device: int) -> None:
         """Free the buffer of an expert that did not stay, after it has been computed."""
@@ -132,7 +142,7 @@ class Machine:
             stores = residency.stores
             if any(slot in store.resident[cache] or slot in store.coming[cache] for store in stores):
                 continue
-            keep = stores[precision].fresh[cache]
+            keep = self._coming_up(device, layer, precision)
             if self.pinned_cache[device] == cache:
                 keep = keep | self.pinned[device]
             if not residency.make_room(layer, precision, keep):

@@ -20,6 +20,7 @@ from moesim.engine.offload.prices import OffloadPrices, Own
 from moesim.engine.offload.residency import HIGH, LOW, Residency
 from moesim.engine.offload.sizes import Sizes, sizes_of
 from moesim.engine.setup import Setup, blamed
+from moesim.policies.offload.hybrimoe import ExpertTimes
 from moesim.policies.offload.precision import SKIP
 from moesim.policies.prefetch.base import Ints, Outlook, PrefetchFrame
 from moesim.routing.requests import token_source
@@ -122,6 +123,7 @@ class OffloadRunner:
             int(setup.seed),
         )
         self.predicts = offload.prefetch.name != "none"
+        self.times = self._times() if offload.misses.uses_cpu else None
         self.predictor = offload.prefetch.start(frame)
         self.batch = MicroBatch.of(setup) if devices > 1 else None
         self.now = 0.0
@@ -136,6 +138,17 @@ class OffloadRunner:
     def step(self) -> IterationRecord:
         """Run the next iteration."""
         return self._run(next(self._iterations))
+
+    def _times(self) -> ExpertTimes:
+        """Return what an expert with one token takes, for predictors that weigh processors."""
+        prices, size = self.prices, float(self.prices.bytes[0].max())
+        return ExpertTimes(
+            prices.cpu(0, 1),
+            prices.processor.first,
+            prices.experts(0, 0, (1,)),
+            0.0,
+            self.loader.alone(0, size),
+        )
 
     def _residency(self, device: int) -> Residency:
         offload, sizes = self.offload, self.sizes
@@ -288,16 +301,23 @@ class OffloadRunner:
             resident=_Held(machine.residency),
             slots=self.sizes.slots,
             truth=truth if given else None,
-            times=None,
+            times=self.times,
         )
         queues: list[deque[tuple[int, int, int]]] = [deque() for _ in machine.residency]
+        foreseen: list[dict[int, set[int]]] = [{} for _ in machine.residency]
         for target, expert in self.predictor.wanted(outlook):
             if layer < target < 2 * layers:
                 row = target % layers
+                device = self.owner[row][expert]
+                residency = machine.residency[device]
+                slot, cache = residency.slot(row, expert), residency.cache(row)
+                if slot in residency.stores[HIGH].resident[cache]:
+                    foreseen[device].setdefault(cache, set()).add(slot)
+                    continue
                 kind = self._precision(demand, target, expert) if given else HIGH
                 if kind != SKIP:
-                    queues[self.owner[row][expert]].append((row, expert, kind))
-        machine.wanted = queues
+                    queues[device].append((row, expert, kind))
+        machine.wanted, machine.foreseen = queues, foreseen
 
     def _precision(self, demand: Demand, target: int, expert: int) -> int:
         """Return the precision in which a predicted expert is loaded: that of its predicted weight."""
