@@ -170,6 +170,23 @@ def test_laws_of_one_policy(micro, count, on_gpu, weights, cache):
     assert found.link_s <= twice.link_s <= 2 * found.link_s * (1 + 1e-12)
 
 
+def test_times_are_those_of_the_scarcer_of_bytes_and_arithmetic():
+    work, policy = Work(100, 20), LightningPolicy(6, 2)
+    kv, flops = 110 * SMALL.kv_bytes * 12, 4 * 8 * 32 * 110 * 12
+    assert estimate(SMALL, RIG, work, policy).cpu_s == pytest.approx(kv / RIG.cpu_bandwidth)
+    weak = replace(RIG, cpu_flops=1e9)
+    assert estimate(SMALL, weak, work, policy).cpu_s == pytest.approx(flops / 1e9)
+    on_gpu = replace(policy, gpu_attention=True)
+    slow = replace(RIG, gpu_flops=1e9)
+    per_token = 2 * SMALL.dense_parameters + SMALL.expert_flops + 4 * 8 * 32 * 110
+    found = estimate(SMALL, slow, work, on_gpu)
+    assert found.cpu_s == 0
+    assert found.gpu_s == pytest.approx(12 * per_token / 1e9)
+    assert found.link_s == pytest.approx((SMALL.expert_bytes + kv) / RIG.link)
+    both_on_cpu = estimate(SMALL, weak, work, replace(policy, gpu_ffn=False))
+    assert both_on_cpu.cpu_s == pytest.approx((flops + 12 * SMALL.expert_flops) / 1e9)
+
+
 @pytest.mark.parametrize("schedule", ["cgopipe", "flexgen", "flexgen_cpu"])
 def test_no_policy_of_a_grid_that_fits_is_better(schedule):
     work = Work(16, 32)

@@ -415,11 +415,13 @@ def test_matrices_learn_from_requests_that_ended():
     for online, expected in ((False, []), (True, [(1, 3)])):
         state = create_prefetch("matrices", {"online": online, "collection": 1}).start(empty)
         for follower in (2, 3):
-            state.see(0, np.asarray([[1]]))
+            state.see(0, np.asarray([[follower - 1]]))
             state.see(1, np.asarray([[follower]]))
             state.reset()
         state.see(0, np.asarray([[1]]))
         assert state.wanted(plain(0, layers=2)) == expected
+        # Only the newest is in the collection; before the first layer all of it counts.
+        assert state.wanted(plain(-1, layers=2)) == ([(0, 2)] if online else [])
 
 
 def test_history_follows_the_nearest_past_iteration():
@@ -431,6 +433,24 @@ def test_history_follows_the_nearest_past_iteration():
     state.see(1, np.asarray([[2, 3]]))
     # Cosines: (1/2 + 1), (1 + 0), (1/2 + 1): of the first and the last, the first.
     assert state.wanted(plain(1)) == [(2, 0), (2, 2)]
+
+
+def test_history_wants_more_where_it_is_less_alike():
+    """The past iteration was of four tokens, so that its map has unlike rows."""
+    empty = PrefetchFrame(3, 4, 1, np.zeros((0, 3, 1), dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+    def wanted(first, second):
+        state = create_prefetch("history", {"distance": 1}).start(empty)
+        for layer, ids in enumerate(([0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 2])):
+            state.see(layer, np.asarray(ids)[:, np.newaxis])
+        state.see(0, np.asarray([[first]]))
+        state.see(1, np.asarray([[second]]))
+        return [expert for _, expert in state.wanted(plain(1))]
+
+    # Cosines 1 / sqrt 2 or 0 per layer: likeness 0.71, 0.35 or 0, and the worthiest experts hold 1/2, 3/4, 1.
+    assert wanted(0, 1) == [0]
+    assert wanted(0, 3) == [0, 1]
+    assert wanted(3, 2) == [0, 1, 2]
 
 
 def test_history_keeps_iterations_of_the_run():
@@ -475,6 +495,25 @@ def test_learned_predictions_of_nearer_layers_go_first():
     outlook = Outlook(0, 1, 1, False, [set()] * 5, [8] * 5, lambda t: ids[:, t])
     wanted = state_of("learned", run, accuracy=1).wanted(outlook)
     assert wanted == [(2, int(ids[0, 2, 0])), (3, int(ids[0, 3, 0]))]
+
+
+@pytest.mark.parametrize(("name", "made_at"), [("learned", 0), ("oneshot", -1)])
+def test_a_prediction_stays_until_its_layer(name, made_at):
+    run = Run(4, 3, 32, 4, [1] * 50)
+    state = state_of(name, run, accuracy=0.5)
+    for iteration, ids in enumerate(run.iterations):
+        first, later = (
+            [
+                one
+                for one in state.wanted(
+                    Outlook(iteration, layer, 1, False, [set()] * 3, run.slots, lambda t, ids=ids: ids[:, t])
+                )
+                if one[0] == 2
+            ]
+            for layer in (made_at, 1)
+        )
+        assert first == later
+        assert len(first) == 4
 
 
 def test_one_shot_needs_one_accuracy_per_layer():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.policies.offload.token_scheduler import needed, regroup, similarity
+from moesim.policies.offload.token_scheduler import centre_of, needed, regroup, similarity
 
 
 def drawn(seed, half, layers, experts, k):
@@ -84,6 +84,14 @@ def test_two_kinds_of_tokens_are_told_apart(seed):
 def test_similarity_is_one_less_the_share_of_places_that_differ():
     routes = np.asarray([[1, 0, 1, 0], [1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]], dtype=bool)
     assert similarity(routes)[0] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_the_centre_is_the_token_most_similar_to_its_batch():
+    routes = np.asarray([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    same = similarity(routes)
+    assert centre_of(same, np.asarray([0, 1, 2])) == 1
+    assert centre_of(same, np.asarray([1, 2, 3])) == 2
+    assert centre_of(same, np.asarray([0, 3])) == 0
 
 
 def test_a_good_split_stays_and_the_first_batch_keeps_its_name():

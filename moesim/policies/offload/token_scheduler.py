@@ -46,6 +46,11 @@ def needed(routes: Routes, first: Ints, second: Ints) -> int:
     return int(routes[first].any(axis=0).sum() + routes[second].any(axis=0).sum())
 
 
+def centre_of(same: npt.NDArray[np.float64], part: Ints) -> int:
+    """Return the token of a batch that is most similar to the batch on average; the first of equals."""
+    return int(part[np.argmax(same[np.ix_(part, part)].sum(axis=1))])
+
+
 def regroup(routes: Routes, most_rounds: int = 20) -> Regrouped:
     """Split the tokens of two batches into two of the same size that need fewer experts in sum.
 
@@ -71,7 +76,7 @@ def regroup(routes: Routes, most_rounds: int = 20) -> Regrouped:
     before = least = needed(routes, *best)
     same = similarity(routes)
     apart = same + np.where(np.eye(tokens, dtype=bool), np.inf, 0)
-    centres = np.unravel_index(int(np.argmin(apart)), apart.shape)
+    centres = divmod(int(np.argmin(apart)), tokens)
     member = np.zeros(tokens, dtype=bool)
     rounds = 0
     for rounds in range(1, most_rounds + 1):
@@ -85,7 +90,7 @@ def regroup(routes: Routes, most_rounds: int = 20) -> Regrouped:
         total = needed(routes, *split)
         if total < least:
             best, least = split, total
-        centres = tuple(part[np.argmax(same[np.ix_(part, part)].sum(axis=1))] for part in split)
+        centres = (centre_of(same, split[0]), centre_of(same, split[1]))
     first, second = best
     if (first < half).sum() < (second < half).sum():
         first, second = second, first
