@@ -368,7 +368,9 @@ class _Held(Sequence["AbstractSet[int]"]):
         return self._residency[0].frame.layers
 
     def __getitem__(self, layer: int) -> AbstractSet[int]:  # type: ignore[override]
-        row = layer % len(self)
+        if not 0 <= layer < len(self):
+            raise IndexError(layer)
+        row = layer
         found = self._residency[0].held(row)
         for other in self._residency[1:]:
             found |= other.held(row)

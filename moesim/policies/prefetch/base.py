@@ -1,9 +1,9 @@
 """The contract of a prefetch policy: which experts to load next, before their routers have answered.
 
 A policy starts a state for one run. The state is told what every router answers, and after each answer is
-asked for the experts that are worth loading while nothing else is, most urgent first. It knows neither time
-nor bytes. What a predictor cannot know by itself, the engine hands it only if it declares so: ``accuracy``
-predictors are given the truth and spoil it as often as they are said to be wrong.
+asked for the experts that should be there next, most urgent first: absent ones are loaded while nothing else
+is. It knows neither time nor bytes. What a predictor cannot know by itself, the engine hands it only if it
+declares so: ``accuracy`` predictors are given the truth and spoil it as often as they are said to be wrong.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ class PrefetchState(Protocol):
         ...
 
     def wanted(self, outlook: Outlook) -> Wanted:
-        """Return absent experts of later layers that are worth loading, most urgent first.
+        """Return experts of later layers that should be there when these come, most urgent first.
 
+        Absent ones will be loaded while the link has nothing else to do, those that are there stay for now.
         Each is named once; none of ``outlook.layer`` or of layers before it, unless they belong to the next
         iteration, where ``layer`` counts on: ``layers + i`` is layer ``i`` of the next one.
         """

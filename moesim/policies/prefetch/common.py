@@ -26,8 +26,8 @@ def by_load(ids: Ints) -> dict[int, int]:
     return dict(zip(experts[order].tolist(), load[order].tolist(), strict=True))
 
 
-def absent_of(outlook: Outlook, target: int, experts: list[int]) -> Wanted:
-    """Return the absent ones of a layer's needed experts, as many as come in without a needed one going.
+def needed_of(outlook: Outlook, target: int, experts: list[int]) -> Wanted:
+    """Return a layer's needed experts that are there, and of the absent ones those that fit beside them.
 
     Args:
         outlook: what is known.
@@ -36,13 +36,14 @@ def absent_of(outlook: Outlook, target: int, experts: list[int]) -> Wanted:
     """
     layer = target % len(outlook.resident)
     resident = outlook.resident[layer]
+    there = [expert for expert in experts if expert in resident]
     missing = [expert for expert in experts if expert not in resident]
-    room = max(outlook.slots[layer] - (len(experts) - len(missing)), 0)
-    return [(target, expert) for expert in missing[:room]]
+    room = max(outlook.slots[layer] - len(there), 0)
+    return [(target, expert) for expert in (*there, *missing[:room])]
 
 
-def best_absent(outlook: Outlook, target: int, worth: Floats, top: int | None = None) -> Wanted:
-    """Return the absent ones of the experts that a layer's cache would hold best, the worthiest first.
+def best_of(outlook: Outlook, target: int, worth: Floats, top: int | None = None) -> Wanted:
+    """Return the experts that a layer's cache would hold best, the worthiest first.
 
     Args:
         outlook: what is known.
@@ -53,9 +54,7 @@ def best_absent(outlook: Outlook, target: int, worth: Floats, top: int | None = 
     layer = target % len(outlook.resident)
     held = outlook.slots[layer] if top is None else min(top, outlook.slots[layer])
     order = np.argsort(-worth, kind="stable")[: max(held, 0)]
-    resident = outlook.resident[layer]
-    chosen = [int(expert) for expert in order if worth[expert] > 0]
-    return [(target, expert) for expert in chosen if expert not in resident]
+    return [(target, int(expert)) for expert in order if worth[expert] > 0]
 
 
 def activations(ids: npt.NDArray[np.integer[Any]], experts: int) -> Floats:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Ints, Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import best_absent
+from moesim.policies.prefetch.common import best_of
 
 
 class RandomParameters(Parameters):
@@ -33,7 +33,7 @@ class _Drawn:
             return []
         random = np.random.default_rng((self.frame.seed, outlook.iteration, target))
         worth = random.permutation(self.frame.experts).astype(np.float64) + 1
-        return best_absent(outlook, target, worth, self.top)
+        return best_of(outlook, target, worth, self.top)
 
 
 class Random(PrefetchBase):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of
+from moesim.policies.prefetch.common import needed_of
 from moesim.policies.prefetch.given import GivenState
 
 
@@ -39,7 +39,7 @@ class _Gates(GivenState):
                 break
             accuracy = self.parameters.at(distance)
             experts = list(self.predict(outlook, target, accuracy, top=self.parameters.top))
-            found += absent_of(outlook, target, experts)
+            found += needed_of(outlook, target, experts)
             if self.parameters.stop_at_first and any(e not in outlook.resident[target] for e in experts):
                 break
         return found

@@ -15,7 +15,7 @@ from moesim.policies.prefetch.base import (
     PrefetchState,
     Wanted,
 )
-from moesim.policies.prefetch.common import Stored, activations, best_absent
+from moesim.policies.prefetch.common import Stored, activations, best_of
 
 
 class HistoryParameters(Parameters):
@@ -61,7 +61,7 @@ class _History:
         for target in range(outlook.layer + 1, outlook.layer + 1 + self.parameters.distance):
             if target < self.frame.layers:
                 top = set_size(foretold[target], 1 - likeness, self.frame.top_k)
-                found += best_absent(outlook, target, foretold[target], top)
+                found += best_of(outlook, target, foretold[target], top)
         return found
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moesim.policies.offload.hybrimoe import prefetch_gains
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of
+from moesim.policies.prefetch.common import needed_of
 from moesim.policies.prefetch.gate import GateParameters
 from moesim.policies.prefetch.given import GivenState
 
@@ -30,19 +30,23 @@ class _Impact(GivenState):
         if outlook.layer < 0:
             return []
         worth: dict[tuple[int, int], float] = {}
+        kept: Wanted = []
         for distance in range(1, self.parameters.lookahead + 1):
             target = outlook.layer + distance
             if target >= self.frame.layers:
                 break
             accuracy = self.parameters.at(distance)
             load = self.predict(outlook, target, accuracy, top=self.parameters.top)
-            missing = [expert for _, expert in absent_of(outlook, target, list(load))]
+            resident = outlook.resident[target]
+            needed = [expert for _, expert in needed_of(outlook, target, list(load))]
+            missing = [expert for expert in needed if expert not in resident]
+            kept += [(target, expert) for expert in needed if expert in resident]
             for expert, gain in self._gains(outlook, target, load, missing).items():
                 if gain > 0:
                     worth[target, expert] = gain
             if self.parameters.stop_at_first and missing:
                 break
-        return sorted(worth, key=lambda one: -worth[one])
+        return [*kept, *sorted(worth, key=lambda one: -worth[one])]
 
     def _gains(
         self, outlook: Outlook, target: int, load: dict[int, int], missing: list[int]

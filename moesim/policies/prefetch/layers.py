@@ -7,7 +7,7 @@ from pydantic import Field
 from moesim.errors import InputError
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Ints, Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of
+from moesim.policies.prefetch.common import needed_of
 
 
 class LayersParameters(Parameters):
@@ -30,7 +30,7 @@ class _Stream:
     def wanted(self, outlook: Outlook) -> Wanted:
         found: Wanted = []
         for target in range(outlook.layer + 1, outlook.layer + 1 + self.ahead):
-            found += absent_of(outlook, target, self.experts)
+            found += needed_of(outlook, target, self.experts)
         return found
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of
+from moesim.policies.prefetch.common import needed_of
 from moesim.policies.prefetch.given import GivenState
 from moesim.policies.quantities import Seconds
 
@@ -32,7 +32,7 @@ class _Strided(GivenState):
         for target in range(max(outlook.layer + 1, stride), outlook.layer + stride + 1):
             if target < self.frame.layers:
                 load = self.predict(outlook, target, self.parameters.accuracy, made_at=target - stride)
-                found += absent_of(outlook, target, list(load))
+                found += needed_of(outlook, target, list(load))
         return found
 
 

@@ -63,14 +63,17 @@ class _Matrices:
 
     def wanted(self, outlook: Outlook) -> Wanted:
         worth = self.worth(outlook.layer)
+        kept: Wanted = []
         for layer, resident in enumerate(outlook.resident):
             slots = outlook.slots[layer]
             if slots < self.frame.experts:
                 worth[layer, np.argsort(-worth[layer], kind="stable")[slots:]] = 0
-            worth[layer, list(resident)] = 0
+            there = [expert for expert in sorted(resident) if worth[layer, expert] > 0]
+            kept += [(layer, expert) for expert in there]
+            worth[layer, there] = 0
         flat = worth.ravel()
         order = np.argsort(-flat, kind="stable")[: self.parameters.most]
-        return [divmod(int(one), self.frame.experts) for one in order if flat[one] > 0]
+        return [*kept, *(divmod(int(one), self.frame.experts) for one in order if flat[one] > 0)]
 
 
 class Matrices(PrefetchBase):

@@ -7,7 +7,7 @@ from pydantic import Field
 from moesim.errors import InputError
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of
+from moesim.policies.prefetch.common import needed_of
 from moesim.policies.prefetch.given import GivenState
 from moesim.policies.quantities import Seconds
 
@@ -34,7 +34,7 @@ class _AllLayers(GivenState):
         found: Wanted = []
         for target in range(outlook.layer + 1, self.frame.layers):
             load = self.predict(outlook, target, self.accuracy[target], made_at=-1)
-            found += absent_of(outlook, target, list(load))
+            found += needed_of(outlook, target, list(load))
         return found
 
 

@@ -16,7 +16,7 @@ from moesim.policies.prefetch.base import (
     PrefetchState,
     Wanted,
 )
-from moesim.policies.prefetch.common import best_absent
+from moesim.policies.prefetch.common import best_of
 
 
 class Followers:
@@ -132,7 +132,7 @@ class _Paths:
         target = outlook.layer + 1
         if target >= self.frame.layers:
             return []
-        return best_absent(outlook, target, self.expected(target, outlook.tokens), self.parameters.top)
+        return best_of(outlook, target, self.expected(target, outlook.tokens), self.parameters.top)
 
 
 class Path(PrefetchBase):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Ints, Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import activations, best_absent
+from moesim.policies.prefetch.common import activations, best_of
 
 
 class PopularParameters(Parameters):
@@ -28,7 +28,7 @@ class _Popularity:
 
     def wanted(self, outlook: Outlook) -> Wanted:
         target = outlook.layer + 1
-        return best_absent(outlook, target, self.counts[target % len(self.counts)], self.top)
+        return best_of(outlook, target, self.counts[target % len(self.counts)], self.top)
 
 
 class Popular(PrefetchBase):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
-from moesim.policies.prefetch.common import absent_of
+from moesim.policies.prefetch.common import needed_of
 from moesim.policies.prefetch.given import GivenState
 
 
@@ -12,7 +12,7 @@ class _Known(GivenState):
         target = outlook.layer + 1
         if not 0 < target < self.frame.layers:
             return []
-        return absent_of(outlook, target, list(self.predict(outlook, target, 1.0)))
+        return needed_of(outlook, target, list(self.predict(outlook, target, 1.0)))
 
 
 class PreGated(PrefetchBase):
