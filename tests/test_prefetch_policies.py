@@ -492,7 +492,7 @@ def test_layers_stream_on_into_the_next_iteration():
     outlook = Outlook(0, 1, 1, False, [{1}, set(), {0, 1, 2}], [3] * 3)
     assert absent(outlook, state.wanted(outlook)) == [(3, 0), (3, 2)]
     outlook = Outlook(0, -1, 1, False, [{1}, set(), {0, 1, 2}], [3] * 3)
-    assert state.wanted(outlook) == [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert absent(outlook, state.wanted(outlook)) == [(0, 0), (0, 2), (1, 0), (1, 1), (1, 2)]
     with pytest.raises(InputError, match="ahead is 4, but the model has 3"):
         state_of("layers", run, ahead=4)
 
@@ -535,7 +535,7 @@ def test_one_shot_needs_one_accuracy_per_layer():
 def test_seconds_are_counted_unless_hidden():
     assert create_prefetch("learned").seconds(10) == 0
     assert create_prefetch("learned", {"hidden": False}).seconds(10) == pytest.approx(10 * 200e-6)
-    assert create_prefetch("learned", {"hidden": False, "predict_s": "1 ms"}).seconds(10) == 1e-3
+    assert create_prefetch("learned", {"hidden": False, "predict_s": "1 ms"}).seconds(10) == pytest.approx(1e-2)
     assert create_prefetch("oneshot", {"predict_s": 0.002}).seconds(10) == 0.002
     assert create_prefetch("gate").seconds(10) == 0
 
