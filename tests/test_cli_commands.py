@@ -49,6 +49,7 @@ def test_simulate_prints_the_promised_keys():
         "exact",
         "dropped_copies",
         "changed_tokens",
+        "offload",
     ]
     assert (found["scenario"], found["seed"], found["version"]) == ("tiny", 1, __version__)
     assert list(found["latency_s"]) == ["mean", "p50", "p95", "p99"]
@@ -98,6 +99,7 @@ def test_compare_prints_the_promised_keys():
             "exact",
             "dropped_copies",
             "changed_tokens",
+            "offload",
         ]
         assert 0 < policy["bound_fraction"] <= 1
     assert found["policies"][0]["speedup"] == found["policies"][0]["memory_ratio"] == 1

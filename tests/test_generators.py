@@ -22,6 +22,7 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "counts": {"counts": [5, 0, 1, 7, 2, 2, 9, 1]},
     "dirichlet": {"alpha": 0.5},
     "hot_experts": {"fraction": 0.3, "hot": 4},
+    "local": {"exponent": 0.8},
     "power_law": {"alpha": 1.2},
     "uniform": {},
     "zipf": {"exponent": 0.8},

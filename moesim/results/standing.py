@@ -116,6 +116,7 @@ class Standing:
             "exact": self.exact,
             "dropped_copies": sum(result.dropped_copies for result in results),
             "changed_tokens": sum(result.changed_tokens for result in results),
+            "offload": mean_figures([result.offload for result in results]),
             "rank": self.rank,
             "tied": self.tied,
             "latency_interval_s": self.latency.interval,
@@ -128,6 +129,15 @@ class Standing:
             "memory_cost_bytes": self.memory_cost_bytes,
             "run_latency_s": [result.latency_s["mean"] for result in results],
         }
+
+
+def mean_figures(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the means over runs of the figures that all of them have; None for runs that do not offload."""
+    known = [one for one in found if one is not None]
+    if len(known) < len(found) or not known:
+        return None
+    values = {name: [one[name] for one in known] for name in known[0]}
+    return {name: None if None in told else float(np.mean(told)) for name, told in values.items()}
 
 
 def mean_breakdown(results: Sequence[Result]) -> dict[str, float]:

@@ -13,8 +13,8 @@ from moesim.routing.generators.streams import stream
 from moesim.routing.load import IntArray
 from moesim.routing.requests import SHARPNESS, FloatArray, Tokens, gate_weights
 
-_PAST_REQUEST: Final = 512
-"""Tokens of each request of the past."""
+_REQUEST: Final = 512
+"""Tokens of each request of the past, and of those that a step is made of."""
 
 _ROUNDS: Final = 64
 """Redraws of experts that a token drew twice, before the first free one is taken."""
@@ -67,23 +67,28 @@ class LocalGenerator(Generator):
 
     def past(self, tokens: int) -> list[Tokens]:
         """Return requests of the past, of 512 tokens each."""
-        sizes = [_PAST_REQUEST] * (tokens // _PAST_REQUEST) or [tokens]
+        sizes = [_REQUEST] * (tokens // _REQUEST) or [tokens]
         return [self._request(("past", number), size) for number, size in enumerate(sizes)]
 
-    def _request(self, name: tuple[str, int], tokens: int) -> Tokens:
+    def _request(self, name: tuple[str | int, ...], tokens: int) -> Tokens:
         ids = self._drawn(name, tokens)
         draw = stream(self.shape.seed, self.kind, *name, "weights")
         return Tokens(ids, gate_weights(draw, ids.shape, self.experts, self._given.sharpness))
 
     def _counts(self, step: int | None, tokens: IntArray) -> IntArray:
         name = ("profile", 0) if step is None else ("step", step)
-        ids = self._drawn(name, int(tokens.sum()))
+        total = int(tokens.sum())
+        parts = [
+            self._drawn((*name, "request", number), min(_REQUEST, total - first))
+            for number, first in enumerate(range(0, total, _REQUEST))
+        ]
+        ids = np.concatenate(parts) if parts else np.empty((0, self.layers, self.top_k), dtype=np.int64)
         source = np.repeat(np.arange(len(tokens)), tokens)[:, np.newaxis] * self.experts
         size = len(tokens) * self.experts
         rows = [np.bincount((source + ids[:, layer]).ravel(), minlength=size) for layer in range(self.layers)]
         return np.stack(rows).reshape(self.layers, len(tokens), self.experts).astype(np.int64)
 
-    def _drawn(self, name: tuple[str, int], tokens: int) -> IntArray:
+    def _drawn(self, name: tuple[str | int, ...], tokens: int) -> IntArray:
         """Draw the tokens of a request, int64 [tokens, layers, top_k]."""
         given, layers, k = self._given, self.layers, self.top_k
         draw = stream(self.shape.seed, self.kind, *name)
