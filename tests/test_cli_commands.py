@@ -17,7 +17,7 @@ from moesim.results.render import render_comparison
 TINY = str(Path(__file__).parent / "data" / "tiny.yaml")
 CAUSES = [
     *("attention", "all_reduce", "dense", "gate", "permute", "launch", "planning", "dispatch"),
-    *("weight_move", "experts", "combine", "unpermute", "wait", "migration"),
+    *("weight_move", "experts", "expert_load", "cpu_experts", "combine", "unpermute", "wait", "migration"),
 ]
 
 
