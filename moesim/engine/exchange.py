@@ -3,12 +3,19 @@
 The kernel style says which messages carry the copies and which library moves them. Dispatch and the
 weight moves posted with it are awaited together before the experts run, so they form one collective. The
 time that the moves add to dispatch alone is booked as ``weight_move``.
+
+A backward pass dispatches gradients to the experts in the format of the forward dispatch and combines what they return
+in that of the forward combine. DeepSeek-V3's report (arXiv 2412.19437, section 3.3.3) quantises the gradients before the
+down-projection's backward pass to FP8 for their dispatch, as the activations before the up-projection, and keeps both
+combines in BF16; its training profile casts to FP8 before each dispatch of gradients. Weights that were moved are
+moved once more beside the gradients of tokens, and their own gradients go home, in the format of activations, beside
+the combine.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +27,7 @@ from moesim.errors import InputError
 from moesim.hardware.collectives import CollectiveCost
 from moesim.hardware.exchanges import Exchange, Messages
 from moesim.hardware.legs import Legs
+from moesim.hardware.spec import DTYPE_BYTES
 from moesim.hardware.traffic import Traffic
 from moesim.measured.exchange import EvenExchange
 from moesim.measured.notes import outside
@@ -71,9 +79,15 @@ class MovingCosts:
 
 
 class ExchangePricer:
-    """Prices plans for one setup."""
+    """Prices plans for one setup.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        setup: the tokens that are run together.
+        backward: price the backward pass.
+    """
+
+    def __init__(self, setup: Setup, backward: bool = False) -> None:
+        self.backward = backward
         self.cluster = setup.cluster
         self.network = setup.cluster.network
         self.devices = setup.cluster.size
@@ -85,6 +99,7 @@ class ExchangePricer:
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
         self.expert_bytes = setup.expert_bytes
+        self.gradient_bytes = setup.expert_params * DTYPE_BYTES[setup.model.activation_dtype]
         self.exchange = Exchange(setup.cluster, setup.kernels, setup.calibrations)
         self.memory_rate = np.asarray([device.memory.bandwidth for device in setup.cluster.devices])
         self.held = float(setup.placement.experts_per_device.max(initial=1))
@@ -96,13 +111,60 @@ class ExchangePricer:
         sent = self._sent(plan)
         out, back, legs = self.exchange.round_trip(sent, self.token_bytes)
         out, back = (self._scaled(cost, by) for cost, by in zip((out, back), self.factors, strict=True))
-        joint, moved_in = out, np.zeros((self.layers, self.devices))
-        if len(plan.moves):
-            weights = self._weights(plan.moves)
-            moved_in = weights.inbound - weights.local
-            joint = self.exchange.joint(out, legs, weights) if moved_in.any() else out
-            joint, fetched = self._fetching(joint, plan.moves)
-            moved_in = moved_in + fetched
+        if not len(plan.moves):
+            return self._costs(out, back, legs)
+        return self._moved(out, back, legs, sent.traffic, plan.moves)
+
+    def placed(self, setup: Setup) -> ExchangePricer:
+        """Return the prices under the placement of a setup that is otherwise the same."""
+        changed = copy.copy(self)
+        changed.held = float(setup.placement.experts_per_device.max(initial=1))
+        changed.device_spared, changed.node_spared = group_spared(setup)
+        changed.factors = changed._factors(setup)
+        return changed
+
+    def _moved(
+        self, out: CollectiveCost, back: CollectiveCost, legs: Legs, sent: Traffic, moves: WeightMoves
+    ) -> ExchangeCosts:
+        """Let weights move beside dispatch, and their gradients beside combine in a backward pass.
+
+        Args:
+            out: dispatch alone.
+            back: combine alone.
+            legs: those of dispatch.
+            sent: messages of dispatch.
+            moves: weights that move.
+        """
+        joint, moved_in = self._beside(out, legs, moves, self.expert_bytes)
+        costs = self._costs(out, back, legs, joint, moved_in)
+        if not self.backward:
+            return costs
+        returned = None
+        if self.dispatch_bytes > 0:
+            returned = legs.returned(self.cluster, self.token_bytes / self.dispatch_bytes)
+        if returned is None:
+            returned = Legs.of(self.cluster, sent.reversed().scaled(self.token_bytes))
+        back, gradients = self._beside(back, returned, moves, self.gradient_bytes, home=True)
+        return replace(
+            costs,
+            combine=back.seconds,
+            latency=np.stack([joint.latency, back.latency]),
+            combine_links=back.link_bytes,
+            moved_bytes=costs.moved_bytes + gradients.sum(axis=1),
+            moved_in=moved_in + gradients,
+        )
+
+    def _costs(
+        self,
+        out: CollectiveCost,
+        back: CollectiveCost,
+        legs: Legs,
+        joint: CollectiveCost | None = None,
+        moved_in: Array | None = None,
+    ) -> ExchangeCosts:
+        """Put dispatch, dispatch with what moves beside it and combine together."""
+        joint = out if joint is None else joint
+        moved_in = np.zeros((self.layers, self.devices)) if moved_in is None else moved_in
         return ExchangeCosts(
             dispatch=out.seconds,
             weight_move=np.where(moved_in.any(axis=1), joint.seconds - out.seconds, 0.0),
@@ -115,13 +177,31 @@ class ExchangePricer:
             moved_in=moved_in,
         )
 
-    def placed(self, setup: Setup) -> ExchangePricer:
-        """Return the prices under the placement of a setup that is otherwise the same."""
-        changed = copy.copy(self)
-        changed.held = float(setup.placement.experts_per_device.max(initial=1))
-        changed.device_spared, changed.node_spared = group_spared(setup)
-        changed.factors = changed._factors(setup)
-        return changed
+    def _beside(
+        self, tokens: CollectiveCost, legs: Legs, moves: WeightMoves, size: Array, home: bool = False
+    ) -> tuple[CollectiveCost, Array]:
+        """Let weights, or what is as many, move beside tokens.
+
+        Args:
+            tokens: what they move beside.
+            legs: its legs.
+            moves: which weights move from where to where.
+            size: bytes of each expert [MoE layers, experts].
+            home: they go back to where they came from.
+
+        Returns:
+            The cost of both, and the bytes that each device gets [MoE layers, devices].
+        """
+        weights = self._weights(moves, size)
+        weights = weights.reversed() if home else weights
+        moved_in = weights.inbound - weights.local
+        joint = self._joint(tokens, legs, weights) if moved_in.any() else tokens
+        joint, fetched = self._fetching(joint, moves, size)
+        return joint, moved_in if home else moved_in + fetched
+
+    def _joint(self, tokens: CollectiveCost, legs: Legs, weights: Traffic) -> CollectiveCost:
+        """Price tokens and weights (bytes) together."""
+        return self.exchange.joint(tokens, legs, weights)
 
     def moving(self, moves: WeightMoves) -> MovingCosts:
         """Price weights that move by themselves; a move from a device to itself is a copy in its memory."""
@@ -130,10 +210,10 @@ class ExchangePricer:
         legs = Legs.of(self.cluster, nothing)
         idle = CollectiveCost(np.zeros(self.layers), legs.link_bytes, np.zeros(self.layers))
         away = moves.source != moves.target
-        weights = self._weights(_some(moves, away & (moves.source >= 0)))
+        weights = self._weights(_some(moves, away & (moves.source >= 0)), self.expert_bytes)
         moved_in = weights.inbound - weights.local
         cost = self.exchange.joint(idle, legs, weights) if moved_in.any() else idle
-        cost, fetched = self._fetching(cost, _some(moves, away))
+        cost, fetched = self._fetching(cost, _some(moves, away), self.expert_bytes)
         copied = zero.copy()
         np.add.at(
             copied,
@@ -203,19 +283,26 @@ class ExchangePricer:
                 traffic, pairs = relayed.traffic, relayed.node_pairs
         return Messages(traffic, self.tokens, self.dispatch_bytes, pairs, self.held)
 
-    def _weights(self, moves: WeightMoves) -> Traffic:
-        """Return the bytes of weights that go from device to device."""
+    def _weights(self, moves: WeightMoves, each: Array) -> Traffic:
+        """Return the bytes of weights that go from device to device, given those of each expert."""
         amounts = np.zeros((self.layers, self.devices, self.devices))
         sent = moves.source >= 0
         layer, target = moves.layer[sent], moves.target[sent]
-        size = self.expert_bytes[layer, moves.expert[sent]]
+        size = each[layer, moves.expert[sent]]
         np.add.at(amounts, (layer, moves.source[sent], target), size)
         return Traffic.of_pairs(amounts)
 
-    def _fetching(self, joint: CollectiveCost, moves: WeightMoves) -> tuple[CollectiveCost, Array]:
-        """Let a dispatch wait for weights from the host's memory, loaded beside it.
+    def _fetching(
+        self, joint: CollectiveCost, moves: WeightMoves, each: Array
+    ) -> tuple[CollectiveCost, Array]:
+        """Let a dispatch wait for weights from the host's memory, loaded beside it; or a combine for gradients.
 
         Devices behind one switch, and all of a host, share the way.
+
+        Args:
+            joint: what else is sent.
+            moves: weights that move.
+            each: bytes of each expert [MoE layers, experts].
 
         Returns:
             The cost, and the bytes that each device loads [MoE layers, devices].
@@ -228,7 +315,7 @@ class ExchangePricer:
         if host is None:
             message = f"the policy fetches experts from the host, and cluster '{self.cluster.name}' has none"
             raise InputError(message, hint="describe 'host' in the cluster")
-        size = self.expert_bytes[moves.layer[mine], moves.expert[mine]]
+        size = each[moves.layer[mine], moves.expert[mine]]
         np.add.at(loaded, (moves.layer[mine], moves.target[mine]), size)
         seconds = np.zeros(self.layers)
         for group, rate in ((host.devices_per_switch, host.link.usable), (host.devices_per_host, self.dram)):

@@ -197,6 +197,9 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
             Parallelism(*parts).check(cluster.size)
             sharded(model, *parts)
     work, memory = scenario.workload, scenario.memory
+    overlap = Overlap(scenario.spec.overlap.kind, scenario.spec.overlap.slowdown)
+    with located(scenario, ("overlap",)):
+        overlap.check(work.phase)
     setup = Setup(
         model=sharded(model, spread.attention_tp, spread.expert_tp),
         cluster=cluster,
@@ -210,7 +213,7 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         span_steps=scenario.engine.spans,
         costs=scenario.spec.costs.source,
         calibrations=_calibrations(scenario),
-        overlap=Overlap(scenario.spec.overlap.kind, scenario.spec.overlap.slowdown),
+        overlap=overlap,
     )
     if setup.overlap.kind != "none":
         with located(scenario, ("overlap",)):
