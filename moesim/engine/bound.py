@@ -13,8 +13,8 @@ experts is bound by what is left of them):
   the tokens travel there and back or the weights travel once, and all of it enters devices through their
   links.
 
-A step of a forward and a backward pass bounds the three products of every matrix and two round trips of tokens; weights
-that replace them travel at least once.
+A step of a forward and a backward pass bounds the three products of every matrix and two round trips of
+tokens; weights that replace them travel at least once.
 
 Where communication and computation overlap, either can hide the other and the wait between devices too: the
 bound of a step is the larger of both, and devices meet only at its end.

@@ -4,12 +4,11 @@ The kernel style says which messages carry the copies and which library moves th
 weight moves posted with it are awaited together before the experts run, so they form one collective. The
 time that the moves add to dispatch alone is booked as ``weight_move``.
 
-A backward pass dispatches gradients to the experts in the format of the forward dispatch and combines what they return
-in that of the forward combine. DeepSeek-V3's report (arXiv 2412.19437, section 3.3.3) quantises the gradients before the
-down-projection's backward pass to FP8 for their dispatch, as the activations before the up-projection, and keeps both
-combines in BF16; its training profile casts to FP8 before each dispatch of gradients. Weights that were moved are
-moved once more beside the gradients of tokens, and their own gradients go home, in the format of activations, beside
-the combine.
+A backward pass dispatches gradients to the experts in the format of the forward dispatch and combines what they
+return in that of the forward combine. DeepSeek-V3's report (arXiv 2412.19437, section 3.3.3) quantises activations
+before the up-projection and gradients before the down-projection to FP8 for their dispatch, and keeps both combines
+in BF16; the kernels of its training profile say the same. Weights that were moved are moved once more beside the
+gradients of tokens, and their own gradients go home, in the format of activations, beside the combine.
 """
 
 from __future__ import annotations
@@ -295,9 +294,9 @@ class ExchangePricer:
     def _fetching(
         self, joint: CollectiveCost, moves: WeightMoves, each: Array
     ) -> tuple[CollectiveCost, Array]:
-        """Let a dispatch wait for weights from the host's memory, loaded beside it; or a combine for gradients.
+        """Let a dispatch wait for weights from the host's memory, loaded beside it.
 
-        Devices behind one switch, and all of a host, share the way.
+        Devices behind one switch, and all of a host, share the way. So do gradients that go to the host.
 
         Args:
             joint: what else is sent.

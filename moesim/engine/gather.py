@@ -2,8 +2,8 @@
 
 Tokens are gathered by all devices and the results summed where they belong (an all-gather and a
 reduce-scatter). Where tensor parallelism already has all devices work on the same tokens, nothing is gathered
-and one all-reduce sums the results. Which device computes which expert changes nothing on the wire. A backward pass
-takes the same two collectives: the gradient of a reduce-scatter is an all-gather, and the other way round.
+and one all-reduce sums the results. Which device computes which expert changes nothing on the wire. A backward
+pass takes the same two collectives: behind a reduce-scatter there is an all-gather, and the other way round.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ MLP_OPS: Final = 3
 
 
 def kernels_launched(setup: Setup, backward: bool = False) -> Array:
-    """Return the kernels of each MoE layer, with those of the dense layers between it and the one before in line.
+    """Return the kernels of each MoE layer, with those of the dense layers that run since the one before.
 
     Args:
         setup: the tokens that are run together.

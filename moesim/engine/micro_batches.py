@@ -1,7 +1,7 @@
 """Micro-batches of a step: each has its own tokens, load and plan, and is priced by itself.
 
-A forward and a backward micro-batch have the same load and share one plan: a backward pass follows the plan that its
-forward pass made, and in a run of equal steps any micro-batch stands for all.
+A forward and a backward micro-batch have the same load and share one plan: a backward pass follows the plan that
+its forward pass made, and in a run of equal steps any micro-batch stands for all.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class MicroBatch:
 
 
 def micro_batches(setup: Setup) -> list[MicroBatch]:
-    """Return the micro-batches of a step: all tokens, two halves of the tokens of every device, or both passes."""
+    """Return the micro-batches of a step: all tokens, two halves of every device's tokens, or both passes."""
     if setup.overlap.batches == 1:
         return [MicroBatch.of(setup)]
     if setup.overlap.trains:

@@ -189,7 +189,7 @@ class _Pricer:
         return gate + waits, permute, unpermute
 
     def head(self) -> Array:
-        """Price the language-model head: one row per decoded token or prompt; in training every token counts."""
+        """Price the language-model head: one row per decoded token or prompt; in training per token."""
         rows = self.tokens
         if self.setup.workload.phase == "prefill" and not self.setup.overlap.trains:
             rows = np.ceil(self.tokens / max(1, self.setup.workload.context))

@@ -73,7 +73,7 @@ class OwnWork:
             dense[rows] = shared
             dense[rows[-1]] += head
             costs = replace(costs, dense=dense)
-        pieces = {part: (costs, head) for part in ("first", "before")}
+        pieces = dict.fromkeys(("first", "before"), (costs, head))
         cut = setup.overlap.kind == "pipeline"
         made = cls(costs, rows, True, shared, none, before, none, pieces, cut)
         if not made.cut:
@@ -156,8 +156,8 @@ def _apart(costs: OwnCosts, rows: npt.NDArray[np.int64]) -> tuple[Array, Array, 
         rows: rows that are MoE layers, int64 [MoE layers].
 
     Returns:
-        Shared experts [MoE layers, devices], the LM head where its layer has some [devices], and the other work
-        before each dispatch and after the last combine [MoE layers + 1, devices].
+        Shared experts [MoE layers, devices], the LM head where its layer is an MoE layer [devices], and the
+        other work before each dispatch and after the last combine [MoE layers + 1, devices].
     """
     head = costs.head[-1] if rows[-1] == costs.dense.shape[0] - 1 else np.zeros(costs.dense.shape[1])
     shared = costs.dense[rows]

@@ -2,8 +2,8 @@
 
 The backward pass is priced by the forward one, because nothing else was measured on many devices:
 
-* a matrix product has two products of the same size behind it: the gradient of its inputs and that of its weights;
-* an attention core multiplies five times instead of twice (FlashAttention-2, arXiv 2307.08691, section 4: 2.5 times
+* a matrix product has two products of the same size behind it: the gradients of its inputs and of its weights;
+* an attention core multiplies five times instead of twice (FlashAttention-2, arXiv 2307.08691, counts 2.5 times
   the arithmetic): scores once more, and gradients of values, scores, queries and keys. It has no weights;
 * what only passes over rows reads the gradient beside what it read, and its backward pass counts twice;
 * sums over tensor-parallel devices are as many and as large;

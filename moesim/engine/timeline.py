@@ -47,7 +47,7 @@ class Segments:
 
     @property
     def busy(self) -> Array:
-        """Computation by MoE layer, without what follows the last one [micro-batches, MoE layers, devices]."""
+        """Computation by layer, without what follows the last one [micro-batches, MoE layers, devices]."""
         parts = [self.first[:, :-1] + self.before[:, :-1] + self.shared + self.experts]
         if self.own_weights.size:
             parts += [self.own_weights[:, :-1], self.expert_weights]
