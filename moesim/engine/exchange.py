@@ -4,11 +4,12 @@ The kernel style says which messages carry the copies and which library moves th
 weight moves posted with it are awaited together before the experts run, so they form one collective. The
 time that the moves add to dispatch alone is booked as ``weight_move``.
 
-A backward pass dispatches gradients to the experts in the format of the forward dispatch and combines what they
-return in that of the forward combine. DeepSeek-V3's report (arXiv 2412.19437, section 3.3.3) quantises activations
-before the up-projection and gradients before the down-projection to FP8 for their dispatch, and keeps both combines
-in BF16; the kernels of its training profile say the same. Weights that were moved are moved once more beside the
-gradients of tokens, and their own gradients go home, in the format of activations, beside the combine.
+A backward pass dispatches gradients to the experts in the format of the forward dispatch and combines what
+they return in that of the forward combine. DeepSeek-V3's report (arXiv 2412.19437, section 3.3.3) quantises
+activations before the up-projection and gradients before the down-projection to FP8 for their dispatch, and
+keeps both combines in BF16; the kernels of its training profile say the same. Weights that were moved are
+moved once more beside the gradients of tokens, and their own gradients go home, in the format of
+activations, beside the combine.
 """
 
 from __future__ import annotations

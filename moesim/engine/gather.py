@@ -1,9 +1,10 @@
 """Exchange without dispatch of copies: every device sees every token and keeps what its experts need.
 
 Tokens are gathered by all devices and the results summed where they belong (an all-gather and a
-reduce-scatter). Where tensor parallelism already has all devices work on the same tokens, nothing is gathered
-and one all-reduce sums the results. Which device computes which expert changes nothing on the wire. A backward
-pass takes the same two collectives: behind a reduce-scatter there is an all-gather, and the other way round.
+reduce-scatter). Where tensor parallelism already has all devices work on the same tokens, nothing is
+gathered and one all-reduce sums the results. Which device computes which expert changes nothing on the
+wire. A backward pass takes the same two collectives: behind a reduce-scatter there is an all-gather, and
+the other way round.
 """
 
 from __future__ import annotations

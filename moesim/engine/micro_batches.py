@@ -1,7 +1,7 @@
 """Micro-batches of a step: each has its own tokens, load and plan, and is priced by itself.
 
-A forward and a backward micro-batch have the same load and share one plan: a backward pass follows the plan that
-its forward pass made, and in a run of equal steps any micro-batch stands for all.
+A forward and a backward micro-batch have the same load and share one plan: a backward pass follows the plan
+that its forward pass made, and in a run of equal steps any micro-batch stands for all.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ runs beside half of the other's attention, which suits decoding, where attention
 there are five stages is published (DeepSeek's inference system, day 6 of its open-source week); the order is
 this module's.
 
-``dualpipe`` is a training step: the backward pass of one micro-batch and the forward pass of another, both with
-all tokens, take turns (DeepSeek-V3's report, arXiv 2412.19437, section 3.2.1; the order is that of DeepSeek's
-published training profile). The backward micro-batch runs the layers in reverse, from what follows the last
-combine of a forward pass to what precedes its first dispatch. Where the forward pass combined results, the
-backward pass sends gradients to the experts, a dispatch; where it dispatched tokens, it combines their gradients.
-Gradients of inputs come first, because other devices wait for them; those of weights are stages of their own
-that fill the gap while they travel.
+``dualpipe`` is a training step: the backward pass of one micro-batch and the forward pass of another, both
+with all tokens, take turns (DeepSeek-V3's report, arXiv 2412.19437, section 3.2.1; the order is that of
+DeepSeek's published training profile). The backward micro-batch runs the layers in reverse, from what
+follows the last combine of a forward pass to what precedes its first dispatch. Where the forward pass
+combined results, the backward pass sends gradients to the experts, a dispatch; where it dispatched tokens,
+it combines their gradients. Gradients of inputs come first, because other devices wait for them; those of
+weights are stages of their own that fill the gap while they travel.
 
 Because all devices keep to one order, collectives become ready in the order of their list.
 """

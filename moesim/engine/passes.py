@@ -2,9 +2,11 @@
 
 The backward pass is priced by the forward one, because nothing else was measured on many devices:
 
-* a matrix product has two products of the same size behind it: the gradients of its inputs and of its weights;
-* an attention core multiplies five times instead of twice (FlashAttention-2, arXiv 2307.08691, counts 2.5 times
-  the arithmetic): scores once more, and gradients of values, scores, queries and keys. It has no weights;
+* a matrix product has two products of the same size behind it: the gradients of its inputs and of its
+  weights;
+* an attention core multiplies five times instead of twice (FlashAttention-2, arXiv 2307.08691, counts 2.5
+  times the arithmetic): scores once more, and gradients of values, scores, queries and keys. It has no
+  weights;
 * what only passes over rows reads the gradient beside what it read, and its backward pass counts twice;
 * sums over tensor-parallel devices are as many and as large;
 * counts that the host had to read in the forward pass are known.
