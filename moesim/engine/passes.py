@@ -1,6 +1,6 @@
 """What a pass through the layers takes, told by what the forward pass takes.
 
-The backward pass is priced by the forward one, because nothing else was measured on many devices:
+The backward pass is priced by the forward one, because published tables of kernels hold forward passes only:
 
 * a matrix product has two products of the same size behind it: the gradients of its inputs and of its
   weights;
