@@ -296,8 +296,8 @@ def test_busy_times_of_deepseeks_training_profile_give_its_span(
 def orders(schedule: Schedule) -> list[tuple[str, Any, Any]]:
     """Name the stages of a pair of four layers, with what they await and feed, in the profile's own terms.
 
-    Layers count from the first that a micro-batch runs. Shared experts are part of a layer's experts there, and
-    gradients of weights have even and odd numbers.
+    Layers count from the first that a micro-batch runs. Shared experts are part of a layer's experts there,
+    and gradients of weights have even and odd numbers.
     """
     last = max(one.layer for one in schedule.collectives)
 
@@ -338,7 +338,7 @@ def test_the_order_of_dualpipe_is_that_of_deepseeks_training_profile() -> None:
         stages.append((f"{'BF'[stage.batch]} {stage.part} {stage.layer}", *ways))
     made = schedule(Overlap("dualpipe"), 4)
     mine = orders(made)
-    assert mine.pop(1) == ("B shared -1", None, None)  # what follows the last layer, which is not in the profile
+    assert mine.pop(1) == ("B shared -1", None, None)  # of what follows the last layer: not in the profile
     assert mine == stages
     assert ["BF"[one.batch] for one in golden.collectives] == [
         "FB"[one.batch == BACKWARD] for one in made.collectives
