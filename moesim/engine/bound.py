@@ -65,7 +65,7 @@ class BoundPricer:
             tables.append([[cheapest[expert] for expert in experts] for experts in setup.routed])
         self.arithmetic, self.traffic, self.weights = np.moveaxis(np.asarray(tables), 3, 0)
         # Gradients of inputs and those of weights each take what the forward pass of experts takes at least.
-        self.passes = 3.0 if setup.overlap.trains else 1.0
+        self.passes = float(setup.overlap.passes)
         self.expert_bytes = setup.expert_bytes
         self.moe_rows = setup.moe_rows
         total = np.sum([costs.total for costs in own], axis=0)

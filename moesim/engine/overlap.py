@@ -108,6 +108,11 @@ class Overlap:
         return 2 if self.paired else 1
 
     @property
+    def passes(self) -> int:
+        """How often experts run for the tokens of a step: forward, for gradients of inputs, and of weights."""
+        return 3 if self.trains else 1
+
+    @property
     def shared_apart(self) -> bool:
         """Whether shared experts are a stage of their own."""
         return self.kind != "none"
