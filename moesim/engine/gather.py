@@ -15,6 +15,7 @@ import numpy as np
 
 from moesim.engine.exchange import ExchangeCosts, ExchangePricer
 from moesim.engine.setup import Setup
+from moesim.engine.weight_moves import WeightMover
 from moesim.hardware.collectives import CollectiveCost, all_gather, all_reduce, reduce_scatter
 from moesim.hardware.group_collectives import group_collective_seconds
 from moesim.hardware.legs import Legs
@@ -25,11 +26,25 @@ from moesim.policies.plan import DispatchPlan
 _PATTERNS = {"all_gather": all_gather, "reduce_scatter": reduce_scatter, "all_reduce": all_reduce}
 
 
+class BesideGather(WeightMover):
+    """Prices weights that move beside tokens that are gathered; they share links."""
+
+    def joint(self, tokens: CollectiveCost, legs: Legs, weights: Traffic) -> CollectiveCost:
+        """Price tokens and weights (bytes) that move beside them."""
+        nothing = Legs.of(self.cluster, Traffic.of_pairs(np.zeros_like(weights.dense())))
+        moving = self.exchange.joint(tokens, nothing, weights)
+        links = tokens.link_bytes + moving.link_bytes
+        drain = self.cluster.network.drain(links)
+        seconds = np.maximum(moving.seconds, drain)
+        return CollectiveCost(seconds, links, seconds - drain)
+
+
 class GatherPricer(ExchangePricer):
     """Prices plans whose tokens are gathered instead of dispatched."""
 
     def __init__(self, setup: Setup, backward: bool = False) -> None:
         super().__init__(setup, backward)
+        self.mover = BesideGather(setup, self.exchange)
         self.calibrations = setup.calibrations
         self.replicated = setup.parallel.attention_tp == setup.cluster.size
         everything = float(self.tokens.sum())
@@ -48,15 +63,6 @@ class GatherPricer(ExchangePricer):
         if not len(plan.moves):
             return self._costs(self.out, self.back, legs)
         return self._moved(self.out, self.back, legs, nothing, plan.moves)
-
-    def _joint(self, tokens: CollectiveCost, legs: Legs, weights: Traffic) -> CollectiveCost:
-        """Price tokens and weights (bytes) together; they share links."""
-        nothing = Legs.of(self.cluster, Traffic.of_pairs(np.zeros_like(weights.dense())))
-        moving = self.exchange.joint(tokens, nothing, weights)
-        links = tokens.link_bytes + moving.link_bytes
-        drain = self.network.drain(links)
-        seconds = np.maximum(moving.seconds, drain)
-        return CollectiveCost(seconds, links, seconds - drain)
 
     def _collective(self, operation: Operation, size: float) -> CollectiveCost:
         """Price one collective over all devices for every MoE layer."""

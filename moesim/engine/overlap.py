@@ -109,7 +109,7 @@ class Overlap:
 
     @property
     def passes(self) -> int:
-        """How often experts run for the tokens of a step: forward, for gradients of inputs, and of weights."""
+        """How often experts run for the tokens of a step: forward, gradients of inputs, and of weights."""
         return 3 if self.trains else 1
 
     @property
