@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 import moesim
 from moesim.causes import CAUSES
+from moesim.engine.exchange import ExchangePricer
+from moesim.engine.exposure import idle
 from moesim.engine.overlap import BACKWARD, Overlap, Schedule, schedule
 from moesim.engine.step import StepRunner
 from moesim.engine.timeline import Segments, Timeline, lock_step
@@ -20,6 +23,8 @@ from moesim.errors import InputError
 from moesim.experiment import Bench, choose
 from moesim.hardware import load_device
 from moesim.hardware.analytic import AnalyticCosts
+from moesim.hardware.traffic import Traffic
+from moesim.policies.plan import Assignments, DispatchPlan, WeightMoves
 from moesim.results import Result
 from moesim.scenario import Scenario, loads_scenario
 
@@ -350,3 +355,69 @@ def test_a_decode_step_has_no_backward_pass() -> None:
     with pytest.raises(InputError, match="no backward pass"):
         Overlap("dualpipe").check("decode")
     Overlap("two_batch").check("decode")
+
+
+def test_gradients_of_weights_travel_against_the_way_of_the_weights() -> None:
+    scenario = described(parallelism={"ep": 4}, model=MODEL | {"weight_dtype": "fp8"})
+    (policy,) = choose(scenario, None)
+    setup = Bench(scenario).setup(policy)
+    devices, layers, size = 4, 3, 3 * 2048 * 1024
+    nothing = Assignments(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
+    one = [np.asarray([number], dtype=np.int64) for number in (1, 5, 0, 3)]
+    plan = DispatchPlan(
+        assignments=nothing,
+        traffic=Traffic.of_pairs(np.zeros((layers, devices, devices))),
+        planned=np.zeros(layers, dtype=np.bool_),
+        moves=WeightMoves(*one),
+    )
+    forward, backward = (ExchangePricer(setup, passing).price(plan) for passing in (False, True))
+    there = np.zeros((devices, devices))
+    there[0, 3] = size
+    way, home = (setup.cluster.network.link_amounts(Traffic.of_pairs(one))[0] for one in (there, 2 * there.T))
+    np.testing.assert_allclose(forward.dispatch_links[1], way)
+    np.testing.assert_allclose(backward.dispatch_links[1], way)
+    np.testing.assert_allclose(backward.combine_links[1], home)
+    assert not forward.combine_links.any()
+    assert forward.moved_in.tolist() == [[0] * 4, [0, 0, 0, size], [0] * 4]
+    # One byte per weight and two per gradient.
+    assert backward.moved_in.tolist() == [[0] * 4, [2 * size, 0, 0, size], [0] * 4]
+    assert backward.moved_bytes.tolist() == [0, 3 * size, 0]
+    assert backward.combine[1] > forward.combine[1] == 0
+
+
+def test_time_on_the_network_is_booked_with_its_layer_in_both_passes() -> None:
+    layers = 4
+    rng = np.random.default_rng(0)
+    work = Segments(
+        first=np.zeros((2, layers + 1, 3)),
+        before=rng.random((2, layers + 1, 3)),
+        shared=rng.random((2, layers, 3)),
+        experts=rng.random((2, layers, 3)),
+        exchange=rng.random((2, 2, layers)) * 3,
+        own_weights=rng.random((2, layers + 1, 3)),
+        expert_weights=rng.random((2, layers, 3)),
+    )
+    gaps = idle(pair(work), np.zeros((2, layers)))
+    np.testing.assert_allclose(gaps.busy, work.exchange.sum(axis=0))
+    assert (gaps.exposed.sum(axis=0) > 0).any()
+
+
+def test_spans_show_where_hosts_hold_both_passes_up() -> None:
+    few = {"phase": "prefill", "steps": 1, "tokens_per_device": 16, "context": 16}
+    slow = run(workload=few, kernels={"base": "fused", "graphs": False, "layer_ops": 60})
+    for _, track in slow.spans.query("stream != 'network'").groupby("device"):
+        moments = track.sort_values("start_s")[["start_s", "end_s"]].to_numpy()
+        assert all(before[1] <= after[0] + 1e-12 for before, after in pairwise(moments))
+    lasting = (slow.spans["end_s"] - slow.spans["start_s"]).groupby(slow.spans["cause"]).sum() / 16
+    for cause in ("launch", "experts", "attention", "wait"):
+        assert lasting[cause] == pytest.approx(slow.breakdown_s[cause], abs=1e-9), cause
+    end = slow.spans["end_s"].max()
+    assert end == pytest.approx(slow.latency_s["mean"])
+
+
+def test_the_bound_of_both_passes_is_three_times_that_of_the_forward_pass() -> None:
+    work = {"phase": "prefill", "steps": 1, "tokens_per_device": 4096, "context": 1024, "moe_only": True}
+    alone = {"cluster": {"device": "H100-SXM", "devices_per_node": 1}, "workload": work}
+    forward, both = (run(overlap=kind, **alone) for kind in ("none", "dualpipe"))
+    assert both.bound_s == pytest.approx(3 * forward.bound_s)
+    assert both.latency_s["mean"] == pytest.approx(3 * forward.latency_s["mean"])
