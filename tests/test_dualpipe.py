@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -26,6 +27,7 @@ from moesim.hardware.analytic import AnalyticCosts
 from moesim.hardware.traffic import Traffic
 from moesim.policies.plan import Assignments, DispatchPlan, WeightMoves
 from moesim.results import Result
+from moesim.results.timeline import stream_timeline
 from moesim.scenario import Scenario, loads_scenario
 
 FORWARD = 1 - BACKWARD
@@ -421,3 +423,15 @@ def test_the_bound_of_both_passes_is_three_times_that_of_the_forward_pass() -> N
     forward, both = (run(overlap=kind, **alone) for kind in ("none", "dualpipe"))
     assert both.bound_s == pytest.approx(3 * forward.bound_s)
     assert both.latency_s["mean"] == pytest.approx(3 * forward.latency_s["mean"])
+
+
+def test_arrows_of_the_timeline_lead_from_dispatch_to_experts_to_combine_in_both_passes() -> None:
+    out = io.StringIO()
+    stream_timeline(run().spans, out)
+    drawn = json.loads(out.getvalue())["traceEvents"]
+    starts = {event["id"]: event for event in drawn if event["ph"] == "s"}
+    ends = {event["id"]: event for event in drawn if event["ph"] == "f"}
+    assert starts.keys() == ends.keys()
+    # Two passes of three layers on 16 devices, in and out of experts.
+    assert len(starts) == 2 * 3 * 16 * 2
+    assert all(ends[number]["ts"] >= start["ts"] for number, start in starts.items())
