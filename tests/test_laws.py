@@ -154,6 +154,14 @@ def scenario(seed: int) -> Mapping:
     return described
 
 
+def training(seed: int) -> Mapping:
+    """Describe the same run with a forward and a backward pass in each step."""
+    described = scenario(seed)
+    described["workload"]["phase"] = "prefill"
+    described["overlap"] = {"kind": "dualpipe", "slowdown": 1.0 + seed % 2}
+    return described
+
+
 def compare(description: Mapping, detail: str = "array") -> Comparison:
     return moesim.compare(loads_scenario(json.dumps({**description, "engine": {"detail": detail}})))
 
@@ -162,9 +170,10 @@ def latencies(comparison: Comparison) -> np.ndarray:
     return np.stack([result.steps["latency_s"].to_numpy() for result in comparison.results])
 
 
+@pytest.mark.parametrize("made", [scenario, training])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_books_balance(seed: int) -> None:
-    described = scenario(seed)
+def test_the_books_balance(seed: int, made: Callable[[int], Mapping]) -> None:
+    described = made(seed)
     shares = described["parallelism"]["expert_tp"]
     for result in compare(described).results:
         steps, memory = result.steps, result.memory.groupby("device")
@@ -218,9 +227,10 @@ def test_the_bound_reads_no_more_of_biased_experts_than_their_gemms() -> None:
     assert 0.95 < result.bound_fraction <= 1
 
 
+@pytest.mark.parametrize("made", [scenario, training])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_levels_of_detail_agree(seed: int) -> None:
-    pairs = zip(compare(scenario(seed)).results, compare(scenario(seed), "events").results, strict=True)
+def test_levels_of_detail_agree(seed: int, made: Callable[[int], Mapping]) -> None:
+    pairs = zip(compare(made(seed)).results, compare(made(seed), "events").results, strict=True)
     for array, events in pairs:
         for name in ("steps", "layers", "devices", "memory", "links", "spans", "critical_path"):
             one, other = getattr(array, name), getattr(events, name)
@@ -265,19 +275,23 @@ def faster(description: Mapping, factor: float, *changes: Callable[[Mapping, flo
 RATES = {"intra": _wire("intra"), "inter": _wire("inter"), "memory": _memory, "flops": _flops}
 
 
+@pytest.mark.parametrize("made", [scenario, training])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", RATES)
-def test_a_faster_part_never_slows_anything_down(seed: int, kind: str) -> None:
-    before = scenario(seed)
+def test_a_faster_part_never_slows_anything_down(
+    seed: int, kind: str, made: Callable[[int], Mapping]
+) -> None:
+    before = made(seed)
     after = faster(before, 1.7, RATES[kind])
     assert (latencies(compare(after)) <= latencies(compare(before)) * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("made", [scenario, training])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_twice_the_rates_and_half_the_delays_halve_every_time(
-    seed: int, tmp_path: Path, twice_as_fast: Callable[[str], Mapping]
+    seed: int, made: Callable[[int], Mapping], tmp_path: Path, twice_as_fast: Callable[[str], Mapping]
 ) -> None:
-    before = scenario(seed)
+    before = made(seed)
     after = faster(before, 2.0, *RATES.values())
     machines = after["cluster"]
     machines["collective_latency"] /= 2

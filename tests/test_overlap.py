@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,15 @@ import moesim
 from moesim.engine.events import Transfers, simulate_events
 from moesim.engine.exposure import idle, pace
 from moesim.engine.micro_batches import split
-from moesim.engine.overlap import BESIDE_COMPUTE, Collective, Overlap, Schedule, Stage, schedule
+from moesim.engine.overlap import (
+    BACKWARD,
+    BESIDE_COMPUTE,
+    Collective,
+    Overlap,
+    Schedule,
+    Stage,
+    schedule,
+)
 from moesim.engine.timeline import Segments, Timeline, lock_step
 from moesim.errors import InputError
 from moesim.results import Result
@@ -23,6 +32,7 @@ from moesim.routing.load import Load
 from moesim.scenario import loads_scenario
 
 Array = np.ndarray
+FORWARD = 1 - BACKWARD
 
 
 def run(overlap: Any = "none", **changes: Any) -> Result:
@@ -158,7 +168,7 @@ def test_nothing_is_hidden_without_overlap() -> None:
     np.testing.assert_allclose(layers["combine_busy_s"], layers["combine_s"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("overlap", ["two_batch", "pipeline", "shared_experts"])
+@pytest.mark.parametrize("overlap", ["two_batch", "pipeline", "dualpipe", "shared_experts"])
 def test_spans_of_a_stream_never_overlap_and_show_all_work(overlap: str) -> None:
     result = run(overlap, routing={"generator": "zipf", "exponent": 0.8}, policies=["llep"])
     spans = result.spans
@@ -281,6 +291,59 @@ def test_busy_times_of_deepseeks_training_profile_give_its_span(
     spent = sum(work.of(stage)[0] for i, stage in enumerate(order.stages) if chain.device[i] == 0)
     spent += (time.done - time.begun)[chain.exchanged].sum()
     assert spent == pytest.approx(time.latency)
+
+
+def orders(schedule: Schedule) -> list[tuple[str, Any, Any]]:
+    """Name the stages of a pair of four layers, with what they await and feed, in the profile's own terms.
+
+    Layers count from the first that a micro-batch runs. Shared experts are part of a layer's experts there,
+    and gradients of weights have even and odd numbers.
+    """
+    last = max(one.layer for one in schedule.collectives)
+
+    def turned(layer: int, batch: int, ends: int) -> int:
+        return layer if batch == FORWARD else ends - layer
+
+    def named(number: int | None) -> tuple[str, int, int] | None:
+        if number is None:
+            return None
+        one = schedule.collectives[number]
+        return "FB"[one.batch == BACKWARD], turned(one.layer, one.batch, last), one.way
+
+    found = []
+    for stage in schedule.stages:
+        place = turned(stage.layer, stage.batch, last + (stage.part in ("before", "own_weights")))
+        what = f"{stage.part} {place}"
+        if stage.part == "expert_weights":
+            what = f"shared {2 * place}"
+        elif stage.part == "own_weights":
+            what = f"shared {2 * place - 1}"
+        elif stage.part == "shared":
+            continue
+        found.append((f"{'FB'[stage.batch == BACKWARD]} {what}", named(stage.awaits), named(stage.feeds)))
+    return found
+
+
+def test_the_order_of_dualpipe_is_that_of_deepseeks_training_profile() -> None:
+    golden, _ = chunk(124.3, 113.4, 0.5, 0.5)
+    # Counted from the first layer that runs, the profile's backward micro-batch need not be turned.
+    stages = []
+    for stage in golden.stages:
+        ways = [
+            None
+            if number is None
+            else ("BF"[golden.collectives[number].batch], *astuple(golden.collectives[number])[1:])
+            for number in (stage.awaits, stage.feeds)
+        ]
+        stages.append((f"{'BF'[stage.batch]} {stage.part} {stage.layer}", *ways))
+    made = schedule(Overlap("dualpipe"), 4)
+    mine = orders(made)
+    assert mine.pop(1) == ("B shared -1", None, None)  # of what follows the last layer: not in the profile
+    assert mine == stages
+    assert ["BF"[one.batch] for one in golden.collectives] == [
+        "FB"[one.batch == BACKWARD] for one in made.collectives
+    ]
+    assert [one.way for one in golden.collectives] == [one.way for one in made.collectives]
 
 
 def test_both_levels_run_any_order() -> None:

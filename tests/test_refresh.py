@@ -263,7 +263,7 @@ def test_equal_loads_move_nothing() -> None:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "background"])
-@pytest.mark.parametrize("overlap", ["none", "two_batch"])
+@pytest.mark.parametrize("overlap", ["none", "two_batch", "dualpipe"])
 def test_levels_of_detail_agree(mode, overlap) -> None:
     from moesim.engine.overlap import Overlap
 

@@ -24,8 +24,8 @@ the measurement. No row is scored with constants that have seen it:
 * `leave_points_out` (source `measured`): every other number of tokens (rows of a GEMM, bytes of a collective)
   is dropped from the tables, and read off those that stay as a run with measured prices reads them.
 
-* `end_to_end`: whole steps of serving systems; nothing is fitted to any of them, but the constants may come
-  from kernels of the same model.
+* `end_to_end`: whole steps of serving systems and of training; nothing is fitted to any of them, but the
+  constants may come from kernels of the same model.
 
 What the constants do not cover is fixed once per family of kernels: the rule by which it chooses blocks,
 its tile widths, what it pads and reads again, and how often it passes over its rows. These counts were

@@ -1,4 +1,4 @@
-"""Whole steps: published latencies and throughputs of serving systems against steps priced from kernels.
+"""Whole steps: published times and throughputs of serving and training against steps priced from kernels.
 
 The figures are those that ``moesim reproduce`` holds, as far as they are times of a whole step or tokens per
 second; a throughput counts as the time per token and device. Nothing is fitted to any of them: constants come

@@ -13,6 +13,9 @@ experts is bound by what is left of them):
   the tokens travel there and back or the weights travel once, and all of it enters devices through their
   links.
 
+A step of a forward and a backward pass bounds the three products of every matrix and two round trips of
+tokens; weights that replace them travel at least once.
+
 Where communication and computation overlap, either can hide the other and the wait between devices too: the
 bound of a step is the larger of both, and devices meet only at its end.
 """
@@ -61,6 +64,8 @@ class BoundPricer:
             }
             tables.append([[cheapest[expert] for expert in experts] for experts in setup.routed])
         self.arithmetic, self.traffic, self.weights = np.moveaxis(np.asarray(tables), 3, 0)
+        # Gradients of inputs and those of weights each take what the forward pass of experts takes at least.
+        self.passes = float(setup.overlap.passes)
         self.expert_bytes = setup.expert_bytes
         self.moe_rows = setup.moe_rows
         total = np.sum([costs.total for costs in own], axis=0)
@@ -86,7 +91,8 @@ class BoundPricer:
         shared_by = 1 if alone else setup.model.top_k
         # Sums of results may be made on the way.
         both_ways = setup.kernels.dispatch_width + (0.0 if setup.gathers else 1.0)
-        self.pair_bytes = float(setup.model.token_bytes) * both_ways / shared_by
+        trips = 2.0 if setup.overlap.trains else 1.0  # forward and backward
+        self.pair_bytes = float(setup.model.token_bytes) * both_ways * trips / shared_by
         self.known = setup.bounds
 
     def of_step(
@@ -123,7 +129,7 @@ class BoundPricer:
         network = self.network(load) if computed is None else 0.0
         arithmetic = (copies * self.arithmetic).sum(axis=2)
         traffic = (copies * self.traffic + (copies > 0) * self.weights).sum(axis=2)
-        experts = np.maximum(arithmetic, traffic)
+        experts = self.passes * np.maximum(arithmetic, traffic)
         bound = self.fixed.copy()
         if not self.overlaps:
             bound[self.moe_rows] += experts.max(axis=0)

@@ -3,12 +3,19 @@
 The kernel style says which messages carry the copies and which library moves them. Dispatch and the
 weight moves posted with it are awaited together before the experts run, so they form one collective. The
 time that the moves add to dispatch alone is booked as ``weight_move``.
+
+A backward pass dispatches gradients to the experts in the format of the forward dispatch and combines what
+they return in that of the forward combine. DeepSeek-V3's report (arXiv 2412.19437, section 3.3.3) quantises
+activations before the up-projection and gradients before the down-projection to FP8 for their dispatch, and
+keeps both combines in BF16; the kernels of its training profile say the same. Weights that were moved are
+moved once more beside the gradients of tokens, and their own gradients go home, in the format of
+activations, beside the combine.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +23,7 @@ import numpy.typing as npt
 from moesim.engine.reach import group_spared
 from moesim.engine.sends import once_per_device, once_per_node
 from moesim.engine.setup import Setup
-from moesim.errors import InputError
+from moesim.engine.weight_moves import WeightMover
 from moesim.hardware.collectives import CollectiveCost
 from moesim.hardware.exchanges import Exchange, Messages
 from moesim.hardware.legs import Legs
@@ -55,25 +62,16 @@ class ExchangeCosts:
     moved_in: Array
 
 
-@dataclass(frozen=True, eq=False)
-class MovingCosts:
-    """What weights take that change places while nothing else is sent, layer after layer.
+class ExchangePricer:
+    """Prices plans for one setup.
 
-    Attributes:
-        seconds: [MoE layers].
-        link_bytes: bytes per link [MoE layers, links].
-        moved_in: weights that each device gets from others or from its host (bytes) [MoE layers, devices].
+    Args:
+        setup: the tokens that are run together.
+        backward: price the backward pass.
     """
 
-    seconds: Array
-    link_bytes: Array
-    moved_in: Array
-
-
-class ExchangePricer:
-    """Prices plans for one setup."""
-
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, backward: bool = False) -> None:
+        self.backward = backward
         self.cluster = setup.cluster
         self.network = setup.cluster.network
         self.devices = setup.cluster.size
@@ -84,9 +82,8 @@ class ExchangePricer:
         self.node_of = setup.cluster.node_of
         self.token_bytes = float(setup.model.token_bytes)
         self.dispatch_bytes = self.token_bytes * setup.kernels.dispatch_width
-        self.expert_bytes = setup.expert_bytes
         self.exchange = Exchange(setup.cluster, setup.kernels, setup.calibrations)
-        self.memory_rate = np.asarray([device.memory.bandwidth for device in setup.cluster.devices])
+        self.mover = WeightMover(setup, self.exchange)
         self.held = float(setup.placement.experts_per_device.max(initial=1))
         self.device_spared, self.node_spared = group_spared(setup)
         self.factors = self._factors(setup)
@@ -96,13 +93,61 @@ class ExchangePricer:
         sent = self._sent(plan)
         out, back, legs = self.exchange.round_trip(sent, self.token_bytes)
         out, back = (self._scaled(cost, by) for cost, by in zip((out, back), self.factors, strict=True))
-        joint, moved_in = out, np.zeros((self.layers, self.devices))
-        if len(plan.moves):
-            weights = self._weights(plan.moves)
-            moved_in = weights.inbound - weights.local
-            joint = self.exchange.joint(out, legs, weights) if moved_in.any() else out
-            joint, fetched = self._fetching(joint, plan.moves)
-            moved_in = moved_in + fetched
+        if not len(plan.moves):
+            return self._costs(out, back, legs)
+        return self._moved(out, back, legs, sent.traffic, plan.moves)
+
+    def placed(self, setup: Setup) -> ExchangePricer:
+        """Return the prices under the placement of a setup that is otherwise the same."""
+        changed = copy.copy(self)
+        changed.held = float(setup.placement.experts_per_device.max(initial=1))
+        changed.device_spared, changed.node_spared = group_spared(setup)
+        changed.factors = changed._factors(setup)
+        return changed
+
+    def _moved(
+        self, out: CollectiveCost, back: CollectiveCost, legs: Legs, sent: Traffic, moves: WeightMoves
+    ) -> ExchangeCosts:
+        """Let weights move beside dispatch, and their gradients beside combine in a backward pass.
+
+        Args:
+            out: dispatch alone.
+            back: combine alone.
+            legs: those of dispatch.
+            sent: messages of dispatch.
+            moves: weights that move.
+        """
+        joint, moved_in = self.mover.beside(out, legs, moves, self.mover.expert_bytes)
+        costs = self._costs(out, back, legs, joint, moved_in)
+        if not self.backward:
+            return costs
+        returned = None
+        if self.dispatch_bytes > 0:
+            returned = legs.returned(self.cluster, self.token_bytes / self.dispatch_bytes)
+        if returned is None:
+            returned = Legs.of(self.cluster, sent.reversed().scaled(self.token_bytes))
+        size = self.mover.gradient_bytes
+        back, gradients = self.mover.beside(back, returned, moves, size, home=True)
+        return replace(
+            costs,
+            combine=back.seconds,
+            latency=np.stack([joint.latency, back.latency]),
+            combine_links=back.link_bytes,
+            moved_bytes=costs.moved_bytes + gradients.sum(axis=1),
+            moved_in=moved_in + gradients,
+        )
+
+    def _costs(
+        self,
+        out: CollectiveCost,
+        back: CollectiveCost,
+        legs: Legs,
+        joint: CollectiveCost | None = None,
+        moved_in: Array | None = None,
+    ) -> ExchangeCosts:
+        """Put dispatch, dispatch with what moves beside it and combine together."""
+        joint = out if joint is None else joint
+        moved_in = np.zeros((self.layers, self.devices)) if moved_in is None else moved_in
         return ExchangeCosts(
             dispatch=out.seconds,
             weight_move=np.where(moved_in.any(axis=1), joint.seconds - out.seconds, 0.0),
@@ -114,35 +159,6 @@ class ExchangePricer:
             received=legs.received,
             moved_in=moved_in,
         )
-
-    def placed(self, setup: Setup) -> ExchangePricer:
-        """Return the prices under the placement of a setup that is otherwise the same."""
-        changed = copy.copy(self)
-        changed.held = float(setup.placement.experts_per_device.max(initial=1))
-        changed.device_spared, changed.node_spared = group_spared(setup)
-        changed.factors = changed._factors(setup)
-        return changed
-
-    def moving(self, moves: WeightMoves) -> MovingCosts:
-        """Price weights that move by themselves; a move from a device to itself is a copy in its memory."""
-        zero = np.zeros((self.layers, self.devices))
-        nothing = Traffic.pooled(zero, np.full(self.devices, 1.0 / self.devices))
-        legs = Legs.of(self.cluster, nothing)
-        idle = CollectiveCost(np.zeros(self.layers), legs.link_bytes, np.zeros(self.layers))
-        away = moves.source != moves.target
-        weights = self._weights(_some(moves, away & (moves.source >= 0)))
-        moved_in = weights.inbound - weights.local
-        cost = self.exchange.joint(idle, legs, weights) if moved_in.any() else idle
-        cost, fetched = self._fetching(cost, _some(moves, away))
-        copied = zero.copy()
-        np.add.at(
-            copied,
-            (moves.layer[~away], moves.target[~away]),
-            self.expert_bytes[moves.layer[~away], moves.expert[~away]],
-        )
-        # Read and written.
-        inside = (2 * copied / self.memory_rate).max(axis=1)
-        return MovingCosts(cost.seconds + inside, cost.link_bytes, moved_in + fetched)
 
     def _factors(self, setup: Setup) -> tuple[float, float]:
         """Return by how much measured dispatch and combine are slower than priced, under an even load."""
@@ -202,53 +218,3 @@ class ExchangePricer:
                 relayed = once_per_node(traffic, self.tokens, self.top_k, self.node_of, by_device, by_node)
                 traffic, pairs = relayed.traffic, relayed.node_pairs
         return Messages(traffic, self.tokens, self.dispatch_bytes, pairs, self.held)
-
-    def _weights(self, moves: WeightMoves) -> Traffic:
-        """Return the bytes of weights that go from device to device."""
-        amounts = np.zeros((self.layers, self.devices, self.devices))
-        sent = moves.source >= 0
-        layer, target = moves.layer[sent], moves.target[sent]
-        size = self.expert_bytes[layer, moves.expert[sent]]
-        np.add.at(amounts, (layer, moves.source[sent], target), size)
-        return Traffic.of_pairs(amounts)
-
-    def _fetching(self, joint: CollectiveCost, moves: WeightMoves) -> tuple[CollectiveCost, Array]:
-        """Let a dispatch wait for weights from the host's memory, loaded beside it.
-
-        Devices behind one switch, and all of a host, share the way.
-
-        Returns:
-            The cost, and the bytes that each device loads [MoE layers, devices].
-        """
-        loaded = np.zeros((self.layers, self.devices))
-        mine = moves.source < 0
-        if not mine.any():
-            return joint, loaded
-        host = self.cluster.shape.host
-        if host is None:
-            message = f"the policy fetches experts from the host, and cluster '{self.cluster.name}' has none"
-            raise InputError(message, hint="describe 'host' in the cluster")
-        size = self.expert_bytes[moves.layer[mine], moves.expert[mine]]
-        np.add.at(loaded, (moves.layer[mine], moves.target[mine]), size)
-        seconds = np.zeros(self.layers)
-        for group, rate in ((host.devices_per_switch, host.link.usable), (host.devices_per_host, self.dram)):
-            starts = np.arange(0, self.devices, max(1, group))
-            seconds = np.maximum(seconds, np.add.reduceat(loaded, starts, axis=1).max(axis=1) / rate)
-        copies = np.zeros((self.layers, self.devices))
-        np.add.at(copies, (moves.layer[mine], moves.target[mine]), 1.0)
-        fixed = copies.max(axis=1) * host.link.start + np.minimum(copies.max(axis=1), 1.0) * host.link.latency
-        longer = np.maximum(seconds + fixed - joint.seconds, 0.0)
-        return CollectiveCost(joint.seconds + longer, joint.link_bytes, joint.latency + longer), loaded
-
-    @property
-    def dram(self) -> float:
-        """Rate at which the devices of one host load from its memory together (bytes/s)."""
-        host = self.cluster.shape.host
-        assert host is not None
-        per_node = max(len(row) for row in self.cluster.shape.nodes)
-        return host.memory.usable * min(1.0, host.devices_per_host / per_node)
-
-
-def _some(moves: WeightMoves, rows: npt.NDArray[np.bool_]) -> WeightMoves:
-    """Return chosen rows of moves."""
-    return WeightMoves(moves.layer[rows], moves.expert[rows], moves.source[rows], moves.target[rows])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.passes import FORWARD, INPUT_GRADIENTS, WEIGHT_GRADIENTS, Share
 from moesim.engine.sends import reached
 from moesim.engine.setup import Setup
 from moesim.hardware.analytic import AnalyticCosts, ExpertCall
@@ -25,21 +26,29 @@ class ExpertCosts:
     """What the experts of a step take.
 
     Attributes:
-        seconds: time of each device, [MoE layers, devices].
+        seconds: time of each device, gradients of weights apart, [MoE layers, devices].
         copies: token copies it computes, [MoE layers, devices].
         active: experts with at least one copy, [MoE layers, devices].
+        weights: time of the gradients of weights, 0 in a forward pass, [MoE layers, devices].
     """
 
     seconds: Array
     copies: Array
     active: Array
+    weights: Array
 
 
 class ExpertPricer:
-    """Prices plans for one setup; holds what does not change between steps."""
+    """Prices plans for one setup; holds what does not change between steps.
 
-    def __init__(self, setup: Setup) -> None:
+    Args:
+        setup: the tokens that are run together.
+        backward: price the backward pass.
+    """
+
+    def __init__(self, setup: Setup, backward: bool = False) -> None:
         self.setup = setup
+        self.backward = backward
         self.kernels = setup.kernels
         self.layers = len(setup.moe_rows)
         self.devices = setup.cluster.size
@@ -69,11 +78,15 @@ class ExpertPricer:
         rows = np.asarray(assignments.copies, dtype=np.float64)
         copies = np.bincount(keys, weights=rows, minlength=size).astype(np.float64)
         active = np.bincount(keys, weights=rows > 0, minlength=size).astype(np.float64)
-        seconds = np.zeros(size)
+        seconds, weights = np.zeros(size), np.zeros(size)
         for kind, prices in enumerate(self.prices):
             mine = self.kind_of_key[keys] == kind if len(self.prices) > 1 else None
-            seconds += self._on(prices, assignments, rows, keys, mine)
-        return ExpertCosts(seconds.reshape(shape), copies.reshape(shape), active.reshape(shape))
+            if self.backward:
+                seconds += self._on(prices, assignments, rows, keys, mine, INPUT_GRADIENTS)
+                weights += self._on(prices, assignments, rows, keys, mine, WEIGHT_GRADIENTS)
+            else:
+                seconds += self._on(prices, assignments, rows, keys, mine, FORWARD)
+        return ExpertCosts(*(one.reshape(shape) for one in (seconds, copies, active, weights)))
 
     def _on(
         self,
@@ -82,8 +95,9 @@ class ExpertPricer:
         rows: Array,
         keys: Indices,
         mine: npt.NDArray[np.bool_] | None,
+        share: Share,
     ) -> Array:
-        """Price what one kind of device computes, [keys]."""
+        """Price what one kind of device computes in a pass, [keys]."""
         size = self.layers * self.devices
         of_row = self.spec_of[assignments.layer, assignments.expert] if len(self.specs) > 1 else None
         total = np.zeros(size)
@@ -98,12 +112,12 @@ class ExpertPricer:
             if self.kernels.grouped:
                 calls.append(self._call(prices, spec, part, part_keys))
                 extra = np.bincount(part_keys, weights=part, minlength=size) * self._pass_bytes(spec)
-                total += prices.stream(extra)
+                total += share.passes * prices.stream(extra)
             else:
-                seconds = self._one_by_one(prices, spec, part)
+                seconds = self._one_by_one(prices, spec, part, share)
                 total += np.bincount(part_keys, weights=seconds, minlength=size)
         if calls:
-            total += prices.fused(calls)
+            total += share.products * prices.fused(calls)
         return total
 
     def _call(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array, keys: Indices) -> ExpertCall:
@@ -134,14 +148,15 @@ class ExpertPricer:
             experts=self.setup.model.experts,
         )
 
-    def _one_by_one(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array) -> Array:
+    def _one_by_one(self, prices: AnalyticCosts, spec: ExpertSpec, rows: Array, share: Share) -> Array:
         """Price experts run one after another; the host keeps up only while kernels outlast launches."""
         active = np.minimum(rows, 1.0)
-        time = prices.stream(rows * self._pass_bytes(spec))
+        time = share.passes * prices.stream(rows * self._pass_bytes(spec))
         for gemm in spec.gemms:
-            time = time + prices.gemm(rows, gemm.n, gemm.k, spec.dtype)
-        time = np.maximum(time, active * (self.kernels.expert_ops * self._launch(prices)))
-        return time + active * (self.kernels.expert_syncs * prices.device.host_sync_s)
+            time = time + share.products * prices.gemm(rows, gemm.n, gemm.k, spec.dtype)
+        launched = self.kernels.expert_ops if share.passes else len(spec.gemms)
+        time = np.maximum(time, active * (launched * self._launch(prices)))
+        return time + active * (share.reads * self.kernels.expert_syncs * prices.device.host_sync_s)
 
     def _pass_bytes(self, spec: ExpertSpec) -> float:
         """Bytes of the passes outside the kernels, per copy."""

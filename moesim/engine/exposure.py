@@ -98,11 +98,13 @@ def _groups(
 ) -> list[tuple[npt.NDArray[np.int64], int, int]]:
     """Return rows of awaited collectives by way and micro-batch, in the order of layers."""
     of = np.asarray([(order.collectives[c].way, order.collectives[c].batch) for c in awaited])
-    return [
-        (np.flatnonzero((of == (way, batch)).all(axis=1)), way, batch)
-        for way in (0, 1)
-        for batch in range(batches)
-    ]
+    layer = np.asarray([order.collectives[c].layer for c in awaited])
+    groups = []
+    for way in (0, 1):
+        for batch in range(batches):
+            rows = np.flatnonzero((of == (way, batch)).all(axis=1))
+            groups.append((rows[np.argsort(layer[rows], kind="stable")], way, batch))
+    return groups
 
 
 def _mean(moments: Array) -> Array:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from moesim.engine.exchange import ExchangeCosts
 from moesim.engine.expert_costs import ExpertCosts
 from moesim.engine.own_work import OwnWork
+from moesim.engine.passes import LAUNCHES
 from moesim.engine.setup import Setup
 
 Array = npt.NDArray[np.float64]
@@ -28,8 +29,12 @@ MLP_OPS: Final = 3
 """Kernels of a dense or shared MLP: two products and the activation."""
 
 
-def kernels_launched(setup: Setup) -> Array:
-    """Return the kernels of each MoE layer, with those of the dense layers since the one before.
+def kernels_launched(setup: Setup, backward: bool = False) -> Array:
+    """Return the kernels of each MoE layer, with those of the dense layers that run since the one before.
+
+    Args:
+        setup: the tokens that are run together.
+        backward: count those of the backward pass.
 
     Returns:
         Kernels before dispatch, and of fused experts [2, MoE layers].
@@ -43,6 +48,8 @@ def kernels_launched(setup: Setup) -> Array:
         own[row] += setup.kernels.layer_ops * layer.is_moe
     np.add.at(counts, np.searchsorted(setup.moe_rows, np.arange(len(own))), own)
     fused = setup.kernels.expert_ops if setup.kernels.grouped else 0
+    if backward:
+        return LAUNCHES * np.stack([counts[1:], np.full(len(counts) - 1, float(fused))])
     return np.stack([counts[:-1], np.full(len(counts) - 1, float(fused))])
 
 
@@ -59,12 +66,26 @@ def launch_waits(setup: Setup, own: OwnWork, experts: ExpertCosts, exchange: Exc
     if kernels.graphs or not setup.tokens.any():
         return np.zeros(layers)
     each = max(device.launch_s for device in setup.cluster.devices)
-    before, fused = kernels_launched(setup) * each
+    before, fused = kernels_launched(setup, own.backward) * each
+    network = exchange.dispatch + exchange.weight_move + exchange.combine
+    if own.backward:
+        work = own.before[1:] + own.own_weights[1:] + own.shared + experts.seconds + experts.weights
+        return _behind(before + fused, work.max(axis=1) + network, slice(None, None, -1))
     work = own.first[:-1] + own.before[:-1] + own.shared
     if kernels.layer_syncs or kernels.expert_syncs:
         reading = kernels.layer_syncs * max(device.host_sync_s for device in setup.cluster.devices)
         return np.asarray(np.maximum(before - np.maximum(work.max(axis=1) - reading, 0.0), 0.0))
-    network = exchange.dispatch + exchange.weight_move + exchange.combine
-    busy = np.cumsum((work + experts.seconds).max(axis=1) + network)
-    behind = np.maximum(np.maximum.accumulate(np.cumsum(before + fused) - busy), 0.0)
-    return np.diff(behind, prepend=0.0)
+    return _behind(before + fused, (work + experts.seconds).max(axis=1) + network)
+
+
+def _behind(launched: Array, busy: Array, order: slice = slice(None)) -> Array:
+    """Return how much further the host falls behind in each layer [MoE layers].
+
+    Args:
+        launched: time to launch the kernels of each layer.
+        busy: time that the device takes for it.
+        order: in which order layers run.
+    """
+    late = np.cumsum(launched[order]) - np.cumsum(busy[order])
+    behind = np.maximum(np.maximum.accumulate(late), 0.0)
+    return np.diff(behind, prepend=0.0)[order]

@@ -3,6 +3,9 @@
 Weights and caches stand all the time; buffers come and go with the stages of each MoE layer. How many
 buffers a stage holds is counted by the kernel style. Peaks are found over all layers and stages at
 once, and the fullest moment of each device is entered in the ledger, owner by owner.
+
+A step that trains has the buffers of a forward and of a backward pass at a time, of equal size, and keeps
+gradients and activations besides (``training_memory``).
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy.typing as npt
 
 from moesim.engine.exchange import ExchangeCosts
 from moesim.engine.setup import Setup
+from moesim.engine.training_memory import KeptActivations, gradient_bytes
 from moesim.hardware.memory import MemoryLedger
 from moesim.policies.plan import DispatchPlan, Placement
 
@@ -47,6 +51,7 @@ class MemoryModel:
         self.hidden = widest * self.width / setup.model.hidden
         device = setup.cluster.devices[0]
         self.ledger = MemoryLedger(setup.cluster.memory_capacity, device.memory.name)
+        self.kept = KeptActivations(setup) if setup.overlap.trains else None
         self.ledger.hold(self.standing, 0.0)
         self.buffers: tuple[str, ...] = ()
         self.placed: dict[str, Array] = {}
@@ -57,7 +62,9 @@ class MemoryModel:
         if not self.setup.memory.replicated_experts:
             native, replicas = _expert_bytes(self.setup, placement)
             self.placed = {"experts": native, "expert replicas": replicas}
-            self.standing |= self.placed
+        if self.setup.overlap.trains:
+            self.placed["gradients"] = gradient_bytes(self.setup, placement)
+        self.standing |= self.placed
 
     def migrate(self, step: int, layer: int, beside: Array | None, begin_s: float) -> None:
         """Take into account what stands beside the old placement while a step waits for a new one.
@@ -120,7 +127,7 @@ class MemoryModel:
             return np.stack([dispatch, experts, reorder, combine], axis=1)
 
         tokens = np.broadcast_to(self.tokens * width * style.combine_tokens, received.shape)
-        return {
+        held = {
             "send buffers": stages(sent * style.dispatch_sent, nothing, nothing, sent * style.combine_sent),
             "receive buffers": stages(
                 received,
@@ -129,8 +136,12 @@ class MemoryModel:
                 received * style.combine_received,
             ),
             "expert activations": stages(nothing, working, last, tokens),
-            "moved weights": stages(*[exchange.moved_in] * 4),
         }
+        if self.kept is not None:
+            held = {owner: 2 * amount for owner, amount in held.items()}
+            kept = self.kept.under(plan.assignments)
+            held["kept activations"] = np.broadcast_to(kept, (received.shape[0], len(STAGES), kept.size))
+        return held | {"moved weights": stages(*[exchange.moved_in] * 4)}
 
     def _expert_buffers(self, plan: DispatchPlan) -> tuple[Array, Array]:
         """Return bytes while experts run and just after the last one [MoE layers, devices] each.
@@ -173,11 +184,12 @@ def _standing(setup: Setup) -> dict[str, Array]:
     resident, cache = float(model.resident_bytes), np.zeros(devices)
     if setup.workload.moe_only:
         resident = 0.0
-    else:
+    elif not setup.overlap.trains:
         # A decoded token continues a sequence of its own; prefill tokens fill prompts.
         context = setup.workload.context
         sequences = together if setup.workload.phase == "decode" else np.ceil(together / context)
         cache = sequences * model.sequence_bytes(context)
+    gradients = {"gradients": gradient_bytes(setup, setup.placement)} if setup.overlap.trains else {}
     return {
         "model weights": np.full(devices, resident),
         "experts": native,
@@ -186,6 +198,7 @@ def _standing(setup: Setup) -> dict[str, Array]:
         "tokens": buffers,
         "inputs of other devices": others,
         "reserve": np.full(devices, float(setup.memory.reserve)),
+        **gradients,
     }
 
 

@@ -1,4 +1,8 @@
-"""Micro-batches of a step: each has its own tokens, load and plan, and is priced by itself."""
+"""Micro-batches of a step: each has its own tokens, load and plan, and is priced by itself.
+
+A forward and a backward micro-batch have the same load and share one plan: a backward pass follows the plan
+that its forward pass made, and in a run of equal steps any micro-batch stands for all.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import numpy.typing as npt
 from moesim.engine.exchange import ExchangeCosts, ExchangePricer
 from moesim.engine.expert_costs import ExpertCosts, ExpertPricer
 from moesim.engine.gather import exchange_pricer
-from moesim.engine.overlap import stretch
+from moesim.engine.overlap import BACKWARD, stretch
 from moesim.engine.own_work import OwnWork
 from moesim.engine.setup import Setup
 from moesim.hardware.traffic import Traffic
@@ -32,6 +36,7 @@ class MicroBatch:
         experts: prices of experts.
         exchange: prices of dispatch and combine.
         stretch: how many times as long experts take beside exchange kernels [devices].
+        backward: whether they go backward.
     """
 
     setup: Setup
@@ -39,9 +44,10 @@ class MicroBatch:
     experts: ExpertPricer
     exchange: ExchangePricer
     stretch: Array
+    backward: bool = False
 
     @classmethod
-    def of(cls, setup: Setup) -> MicroBatch:
+    def of(cls, setup: Setup, backward: bool = False) -> MicroBatch:
         """Prepare the prices of a setup's tokens."""
         slower = np.ones(setup.cluster.size)
         if setup.overlap.kind != "none":
@@ -49,10 +55,11 @@ class MicroBatch:
         both = setup.overlap.paired
         return cls(
             setup=setup,
-            own=OwnWork.of(setup, slower),
-            experts=ExpertPricer(setup),
-            exchange=exchange_pricer(setup),
+            own=OwnWork.of(setup, slower, backward),
+            experts=ExpertPricer(setup, backward),
+            exchange=exchange_pricer(setup, backward),
             stretch=slower if both else np.ones(setup.cluster.size),
+            backward=backward,
         )
 
     def placed(self, ranks: Placement) -> MicroBatch:
@@ -73,7 +80,10 @@ class MicroBatch:
         slower = self.setup.overlap.slower
         joint = exchange.dispatch + exchange.weight_move
         added = (slower - 1.0) * np.stack([joint, exchange.combine])
-        return replace(experts, seconds=experts.seconds * self.stretch), replace(
+        computed = replace(
+            experts, seconds=experts.seconds * self.stretch, weights=experts.weights * self.stretch
+        )
+        return computed, replace(
             exchange,
             dispatch=exchange.dispatch * slower,
             weight_move=exchange.weight_move * slower,
@@ -83,9 +93,11 @@ class MicroBatch:
 
 
 def micro_batches(setup: Setup) -> list[MicroBatch]:
-    """Return the micro-batches of a step: all tokens, or two halves of the tokens of every device."""
+    """Return the micro-batches of a step: all tokens, two halves of every device's tokens, or both passes."""
     if setup.overlap.batches == 1:
         return [MicroBatch.of(setup)]
+    if setup.overlap.trains:
+        return [MicroBatch.of(setup, batch == BACKWARD) for batch in range(2)]
     second = setup.tokens // 2
     batches = [MicroBatch.of(setup.with_tokens(setup.tokens - second))]
     even = np.array_equal(second, batches[0].setup.tokens)
@@ -117,8 +129,8 @@ def split(load: Load, first: Indices) -> list[Load]:
 
 
 def joined_plans(plans: Sequence[DispatchPlan]) -> DispatchPlan:
-    """Return what devices do in all micro-batches together."""
-    if len(plans) == 1:
+    """Return what devices do in all micro-batches together; passes that follow one plan do it once."""
+    if all(plan is plans[0] for plan in plans):
         return plans[0]
     rows = [plan.assignments for plan in plans]
     moves = [plan.moves for plan in plans]
@@ -177,7 +189,7 @@ def joined_experts(parts: Sequence[ExpertCosts], plan: DispatchPlan) -> ExpertCo
 
     Args:
         parts: the same of each micro-batch.
-        plan: what they compute together.
+        plan: what they compute together; a copy that goes forward and backward counts once.
     """
     if len(parts) == 1:
         return parts[0]
@@ -185,11 +197,12 @@ def joined_experts(parts: Sequence[ExpertCosts], plan: DispatchPlan) -> ExpertCo
     busy = rows.copies > 0
     keys = rows.layer[busy] * shape[1] + rows.device[busy]
     active = np.bincount(keys, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
-    seconds, copies = (np.sum([getattr(part, name) for part in parts], axis=0) for name in _SUMMED)
-    return ExpertCosts(seconds, copies, active)
+    copies = np.bincount(keys, weights=rows.copies[busy], minlength=shape[0] * shape[1])
+    seconds, weights = (np.sum([getattr(part, name) for part in parts], axis=0) for name in _SUMMED)
+    return ExpertCosts(seconds, copies.astype(np.float64).reshape(shape), active, weights)
 
 
-_SUMMED = ("seconds", "copies")
+_SUMMED = ("seconds", "weights")
 
 
 def joined_exchange(parts: Sequence[ExchangeCosts]) -> ExchangeCosts:

@@ -13,6 +13,14 @@ runs beside half of the other's attention, which suits decoding, where attention
 there are five stages is published (DeepSeek's inference system, day 6 of its open-source week); the order is
 this module's.
 
+``dualpipe`` is a training step: the backward pass of one micro-batch and the forward pass of another, both
+with all tokens, take turns (DeepSeek-V3's report, arXiv 2412.19437, section 3.2.1; the order is that of
+DeepSeek's published training profile). The backward micro-batch runs the layers in reverse, from what
+follows the last combine of a forward pass to what precedes its first dispatch. Where the forward pass
+combined results, the backward pass sends gradients to the experts, a dispatch; where it dispatched tokens,
+it combines their gradients. Gradients of inputs come first, because other devices wait for them; those of
+weights are stages of their own that fill the gap while they travel.
+
 Because all devices keep to one order, collectives become ready in the order of their list.
 """
 
@@ -30,8 +38,11 @@ from moesim.hardware.cluster import Cluster
 from moesim.hardware.kernels import KernelStyle
 
 Array = npt.NDArray[np.float64]
-Part = Literal["first", "before", "shared", "experts"]
-Kind = Literal["none", "two_batch", "pipeline", "shared_experts"]
+Part = Literal["first", "before", "own_weights", "shared", "experts", "expert_weights"]
+Kind = Literal["none", "two_batch", "pipeline", "dualpipe", "shared_experts"]
+
+BACKWARD: Final = 0
+"""Micro-batch of ``dualpipe`` that goes backward; the other goes forward."""
 
 BESIDE_COMPUTE: Final = 1.43
 """How many times as long dispatch and combine take beside another micro-batch's computation.
@@ -62,6 +73,16 @@ class Overlap:
             message = f"collectives cannot take {self.slowdown} times as long beside computation"
             raise InputError(message, hint="slowdown is 1 or more")
 
+    def check(self, phase: str) -> None:
+        """Check that what runs has the passes that overlap.
+
+        Raises:
+            InputError: a decode step has no backward pass.
+        """
+        if self.trains and phase != "prefill":
+            message = f"overlap '{self.kind}' is a training step, and a {phase} step has no backward pass"
+            raise InputError(message, hint="set workload.phase to prefill, or choose two_batch or pipeline")
+
     @property
     def slower(self) -> float:
         """How many times as long collectives take."""
@@ -74,12 +95,22 @@ class Overlap:
     @property
     def paired(self) -> bool:
         """Whether two micro-batches take turns."""
-        return self.kind in ("two_batch", "pipeline")
+        return self.kind in ("two_batch", "pipeline", "dualpipe")
+
+    @property
+    def trains(self) -> bool:
+        """Whether one of the micro-batches goes backward, and each has all tokens of the step."""
+        return self.kind == "dualpipe"
 
     @property
     def batches(self) -> int:
         """Number of micro-batches."""
         return 2 if self.paired else 1
+
+    @property
+    def passes(self) -> int:
+        """How often experts run for the tokens of a step: forward, gradients of inputs, and of weights."""
+        return 3 if self.trains else 1
 
     @property
     def shared_apart(self) -> bool:
@@ -93,9 +124,10 @@ class Stage:
 
     Attributes:
         batch: micro-batch.
-        layer: MoE layer; the number of MoE layers for what follows the last of them.
+        layer: MoE layer; the number of MoE layers for what follows the last of them in a forward pass.
         part: ``before`` the dispatch of the layer, the ``first`` half of that where it is cut, its
-            ``experts``, or the ``shared`` experts.
+            ``experts``, or the ``shared`` experts. In a backward pass gradients of inputs of the same, with
+            ``own_weights`` and ``expert_weights`` for the gradients of weights.
         awaits: number of the collective that must have ended, if any.
         feeds: number of the collective that waits for it, if any.
     """
@@ -114,7 +146,7 @@ class Collective:
     Attributes:
         batch: micro-batch.
         layer: MoE layer.
-        way: 0 is dispatch, 1 combine.
+        way: 0 is dispatch (of gradients in a backward pass), 1 combine.
     """
 
     batch: int
@@ -129,9 +161,17 @@ class Schedule:
     stages: tuple[Stage, ...]
     collectives: tuple[Collective, ...]
 
+    def awaiting(self, stage: Stage) -> int | None:
+        """Return the MoE layer whose dispatch waits for a stage, if one does."""
+        if stage.feeds is None or self.collectives[stage.feeds].way == 1:
+            return None
+        return self.collectives[stage.feeds].layer
+
 
 def schedule(overlap: Overlap, layers: int) -> Schedule:
     """Return the order in which a step of so many MoE layers runs."""
+    if overlap.kind == "dualpipe":
+        return _dualpipe(_Lines(layers, turned=BACKWARD))
     lines = _Lines(layers)
     if overlap.kind == "pipeline":
         return _pipeline(lines)
@@ -166,11 +206,31 @@ def _pipeline(lines: _Lines) -> Schedule:
     return lines.schedule()
 
 
+def _dualpipe(lines: _Lines) -> Schedule:
+    """Let a backward and a forward pass take turns; gradients of weights follow those of inputs."""
+    back, forth = BACKWARD, 1 - BACKWARD
+    lines.add(back, lines.layers, "before", feeds=0)
+    lines.add(back, lines.layers, "own_weights")
+    lines.add(forth, 0, "before", feeds=0)
+    for layer in range(lines.layers):
+        turned = lines.layers - 1 - layer
+        lines.add(back, turned, "experts", awaits=0, feeds=1)
+        lines.add(back, turned, "shared")
+        lines.add(back, turned, "expert_weights")
+        lines.add(forth, layer, "experts", awaits=0, feeds=1)
+        lines.add(forth, layer, "shared")
+        lines.add(back, turned, "before", awaits=1, feeds=0)
+        lines.add(back, turned, "own_weights")
+        lines.add(forth, layer + 1, "before", awaits=1, feeds=0)
+    return lines.schedule()
+
+
 class _Lines:
     """Stages and collectives of a step, line by line."""
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, layers: int, turned: int | None = None) -> None:
         self.layers = layers
+        self.turned = turned
         self.stages: list[Stage] = []
         self.collectives: list[Collective] = []
         self.number: dict[Collective, int] = {}
@@ -184,17 +244,20 @@ class _Lines:
             batch: micro-batch.
             layer: MoE layer.
             part: see ``Stage``.
-            awaits: 0 for the dispatch of the layer, 1 for the combine of the layer before, if there is one.
-            feeds: 0 for the dispatch of the layer, if there is one, 1 for its combine.
+            awaits: 0 for the dispatch of the layer, 1 for the combine that comes before, if there is one:
+                that of the layer before, or of the layer itself where the micro-batch goes backward.
+            feeds: 0 for the dispatch that follows, if there is one: that of the layer, or of the layer before
+                it where the micro-batch goes backward; 1 for the combine of the layer.
         """
         awaited = None
         if awaits is not None:
-            awaited = self.number.get(Collective(batch, layer - awaits, awaits))
+            awaited = self.number.get(Collective(batch, layer - (awaits and batch != self.turned), awaits))
         fed = None
-        if feeds is not None and layer < self.layers:
-            collective = Collective(batch, layer, feeds)
-            fed = self.number[collective] = len(self.collectives)
-            self.collectives.append(collective)
+        if feeds is not None:
+            collective = Collective(batch, layer - (feeds == 0 and batch == self.turned), feeds)
+            if 0 <= collective.layer < self.layers:
+                fed = self.number[collective] = len(self.collectives)
+                self.collectives.append(collective)
         self.stages.append(Stage(batch, layer, part, awaited, fed))
 
     def schedule(self) -> Schedule:

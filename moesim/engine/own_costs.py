@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moesim.engine.passes import FORWARD, Share
 from moesim.engine.setup import Setup
 from moesim.hardware.analytic import AnalyticCosts, AttentionShape
 from moesim.hardware.spec import DTYPE_BYTES
@@ -61,8 +62,13 @@ class OwnCosts:
         return summed[:-1], summed[-1]
 
 
-def own_costs(setup: Setup) -> OwnCosts:
-    """Price attention, dense parts, gate, permute and unpermute for every layer of one step."""
+def own_costs(setup: Setup, share: Share = FORWARD) -> OwnCosts:
+    """Price attention, dense parts, gate, permute and unpermute for every layer of one pass.
+
+    Args:
+        setup: the tokens that are run together.
+        share: which pass.
+    """
     rows = len(setup.layers)
     shape = (rows, setup.cluster.size)
     costs = OwnCosts(*(np.zeros(shape) for _ in range(7)))
@@ -70,7 +76,7 @@ def own_costs(setup: Setup) -> OwnCosts:
     for kind, prices in setup.prices.items():
         columns = np.asarray([i for i, device in enumerate(devices) if device == kind])
         own, together = (part[columns].astype(np.float64) for part in (setup.tokens, setup.together))
-        pricer = _Pricer(setup, prices, own, together)
+        pricer = _Pricer(setup, prices, share, own, together)
         for row, layer in enumerate(setup.layers):
             pricer.price(costs, row, columns, layer)
         if not setup.workload.moe_only:
@@ -82,9 +88,10 @@ def own_costs(setup: Setup) -> OwnCosts:
 class _Pricer:
     """Prices layers on one kind of device, each distinct layer once."""
 
-    def __init__(self, setup: Setup, prices: AnalyticCosts, own: Array, tokens: Array) -> None:
+    def __init__(self, setup: Setup, prices: AnalyticCosts, share: Share, own: Array, tokens: Array) -> None:
         self.setup = setup
         self.prices = prices
+        self.share = share
         self.own = own
         self.tokens = tokens
         self.busy = np.minimum(tokens, 1.0)
@@ -112,25 +119,32 @@ class _Pricer:
         costs.unpermute[row, columns] = unpermute
 
     def _gemm(self, n: float, k: float, dtype: str | None = None) -> Array:
-        return self.prices.gemm(self.tokens, n, k, self.model.weight_dtype if dtype is None else dtype)
+        return self._products(self.tokens, n, k, self.model.weight_dtype if dtype is None else dtype)
+
+    def _products(self, rows: Array, n: float, k: float, dtype: str) -> Array:
+        return self.share.products * self.prices.gemm(rows, n, k, dtype)
+
+    def _operation(self, name: str, elements: Array, times: float = 1.0) -> Array:
+        return self.share.passes * self.prices.operation(name, elements, times)
 
     def _passes(self, rows: Array, width: float, passes: float, kernels: int = 1) -> Array:
-        return self.prices.stream(rows * (width * passes * self.activation), kernels * np.minimum(rows, 1.0))
+        moved = rows * (width * passes * self.activation)
+        return self.share.passes * self.prices.stream(moved, kernels * np.minimum(rows, 1.0))
 
     def _all_reduce(self, layer: LayerSpec) -> Array:
         """Price the sums over tensor-parallel devices: after attention, and after dense or shared parts."""
         times = (layer.attention.kind != "none") + bool(layer.dense_intermediate)
         times += bool(layer.shared) and not self.setup.summed_by_combine
-        return times * self.setup.all_reduce_seconds(self.tokens)
+        return self.share.sums * times * self.setup.all_reduce_seconds(self.tokens)
 
     def _attention(self, layer: LayerSpec) -> Array:
         spec, context = layer.attention, float(self.setup.workload.context)
         rows = self.tokens * self.model.hidden
-        time = self.prices.operation("norm", rows, 2) + self.prices.operation("add", rows, 2)
+        time = self._operation("norm", rows, 2) + self._operation("add", rows, 2)
         if spec.heads:
             turned = spec.rope_dim or spec.head_dim
             keys = 1 if spec.kind == "mla" else spec.kv_heads
-            time = time + self.prices.operation("rope", self.tokens * (spec.heads + keys) * turned)
+            time = time + self._operation("rope", self.tokens * (spec.heads + keys) * turned)
         for gemm in spec.gemms(self.model.hidden):
             time = time + self._gemm(gemm.n, gemm.k)
         shape = _core(spec, self.activation)
@@ -141,7 +155,8 @@ class _Pricer:
             prompts = np.maximum(self.tokens / max(context, 1.0), self.busy)
             new = np.minimum(self.tokens, context)
             core = self.prices.attention(shape, "prefill", prompts, new, (new + context) / 2)
-        return time + core
+        softmax = spec.kind in ("gqa", "mla")
+        return time + (self.share.core if softmax else self.share.passes) * core
 
     def _dense(self, layer: LayerSpec) -> Array:
         time = np.zeros_like(self.tokens)
@@ -149,10 +164,10 @@ class _Pricer:
             inner = layer.dense_intermediate
             mlp = self._gemm((layer.ffn_matrices - 1) * inner, self.model.hidden)
             mlp = mlp + self._gemm(self.model.hidden, inner)
-            mlp = mlp + self.prices.operation("activation", self.tokens * inner)
+            mlp = mlp + self._operation("activation", self.tokens * inner)
             time = time + mlp
         for expert in layer.shared:
-            mlp = self.prices.operation("activation", self.tokens * expert.intermediate)
+            mlp = self._operation("activation", self.tokens * expert.intermediate)
             for gemm in expert.gemms:
                 mlp = mlp + self._gemm(gemm.n, gemm.k, expert.dtype)
             time = time + mlp
@@ -164,20 +179,21 @@ class _Pricer:
             return nothing, nothing, nothing
         kernels, width = self.setup.kernels, len(layer.experts)
         # Routers keep the activations' format when the other weights are quantised.
-        scores = self.prices.gemm(self.own, width, self.model.hidden, self.model.activation_dtype)
+        scores = self._products(self.own, width, self.model.hidden, self.model.activation_dtype)
         gate = scores + self._passes(self.own, width, 4.0, GATE_STREAMS)
-        waits = np.minimum(self.own, 1.0) * (kernels.layer_syncs * self.prices.device.host_sync_s)
+        reads = self.share.reads * kernels.layer_syncs
+        waits = np.minimum(self.own, 1.0) * (reads * self.prices.device.host_sync_s)
         copies = self.own * layer.top_k
         permute = self._passes(copies, self.model.hidden, kernels.permute_passes)
         unpermute = self._passes(copies, self.model.hidden, kernels.unpermute_passes)
         return gate + waits, permute, unpermute
 
     def head(self) -> Array:
-        """Price the language-model head: one row per decoded token or prompt."""
+        """Price the language-model head: one row per decoded token or prompt; in training per token."""
         rows = self.tokens
-        if self.setup.workload.phase == "prefill":
+        if self.setup.workload.phase == "prefill" and not self.setup.overlap.trains:
             rows = np.ceil(self.tokens / max(1, self.setup.workload.context))
-        return self.prices.gemm(rows, self.model.vocab, self.model.hidden, self.model.activation_dtype)
+        return self._products(rows, self.model.vocab, self.model.hidden, self.model.activation_dtype)
 
 
 def _core(spec: AttentionSpec, activation: float) -> AttentionShape:

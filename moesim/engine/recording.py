@@ -120,21 +120,20 @@ class Recording:
             shares[rows, column[cause]] = record.host[cause].sum(axis=0)
         shares[rows, column["dispatch"]] = gaps.exposed[0] - gaps.moves
         shares[rows, column["weight_move"]] = gaps.moves
-        shares[rows, column["experts"]] = record.segments.experts.sum(axis=0).mean(axis=1)
+        shares[rows, column["experts"]] = (record.experts.seconds + record.experts.weights).mean(axis=1)
         shares[rows, column["combine"]] = gaps.exposed[1]
         shares[rows, column["wait"]] = gaps.wait
         shares[-1, column["wait"]] += time.latency - float(time.finished.mean())
         return shares
 
     def _devices(self, record: StepRecord, gaps: Idle) -> Columns:
-        experts, segments = record.experts, record.segments
-        busy = segments.first[:, :-1] + segments.before[:, :-1] + segments.shared + segments.experts
+        experts = record.experts
         return {
             "copies": experts.copies,
             "experts": experts.active,
-            "busy_s": busy.sum(axis=0),
+            "busy_s": record.segments.busy.sum(axis=0),
             "wait_s": gaps.waited,
-            "experts_s": segments.experts.sum(axis=0),
+            "experts_s": experts.seconds + experts.weights,
             "received_bytes": record.exchange.received,
         }
 
@@ -145,7 +144,7 @@ class Recording:
         experts = np.zeros(chain.device.size)
         for index in stages:
             stage = record.timeline.schedule.stages[index]
-            if stage.part == "experts":
+            if stage.part in ("experts", "expert_weights"):
                 experts[index] = record.segments.of(stage)[chain.device[index]]
         flight = (record.timeline.done - record.timeline.begun) * chain.exchanged
         self.paces.append(

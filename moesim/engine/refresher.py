@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moesim.engine.exchange import ExchangePricer, MovingCosts
+from moesim.engine.exchange import ExchangePricer
 from moesim.engine.migration import Migration
 from moesim.engine.setup import Setup, blamed
+from moesim.engine.weight_moves import MovingCosts
 from moesim.errors import InputError
 from moesim.policies.past import Past
 from moesim.policies.plan import Placement, WeightMoves
@@ -107,7 +108,7 @@ class Refresher:
         rows = going.next(refresh.layers_per_step, refresh.moves_per_step)
         self.flying = _Flight(rows, now)
         moves = self._by_device(going.chosen(rows))
-        cost = self.pricer.moving(moves)
+        cost = self.pricer.mover.alone(moves)
         layer = int(moves.layer.min(initial=self.setup.moe_rows.size - 1))
         staged = self._bytes(going.loaded() | rows)
         if refresh.mode == "background" and rows.any():

@@ -91,6 +91,7 @@ class Setup:
     def __post_init__(self) -> None:
         """Check that groups divide the devices, and that model and routing speak of the same experts."""
         self.parallel.check(self.cluster.size)
+        self.overlap.check(self.workload.phase)
         if not self.model.moe_layers:
             message = f"model '{self.model.name}' has no MoE layer"
             raise InputError(message)
@@ -124,6 +125,11 @@ class Setup:
     def expert_bytes(self) -> npt.NDArray[np.float64]:
         """Weight bytes of each routed expert [MoE layers, experts]."""
         return np.asarray([[e.bytes for e in experts] for experts in self.routed], dtype=np.float64)
+
+    @cached_property
+    def expert_params(self) -> npt.NDArray[np.float64]:
+        """Parameters of each routed expert [MoE layers, experts]."""
+        return np.asarray([[e.params for e in experts] for experts in self.routed], dtype=np.float64)
 
     @cached_property
     def prices(self) -> dict[Device, AnalyticCosts]:

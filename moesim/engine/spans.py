@@ -80,14 +80,14 @@ def _step(recording: Recording, record: StepRecord, origin: float, columns: _Col
             cursor = origin + time.starts[index]
         for row, cause, seconds in recording.own[stage.batch].parts(stage):
             cursor = _work(columns, record.step, layers[row].index, cause, cursor, seconds)
-        if stage.layer == rows.size or stage.part in ("first", "shared"):
-            continue
-        layer = layers[rows[stage.layer]].index
-        if stage.part == "experts":
+        if stage.part in ("experts", "expert_weights"):
+            layer = layers[rows[stage.layer]].index
             cursor = _work(columns, record.step, layer, "experts", cursor, record.segments.of(stage))
-        else:
+        ahead = order.awaiting(stage)
+        if ahead is not None:
+            layer = layers[rows[ahead]].index
             for cause in HOST_CAUSES:
-                spent = np.full(devices, record.host[cause][stage.batch, stage.layer])
+                spent = np.full(devices, record.host[cause][stage.batch, ahead])
                 cursor = _work(columns, record.step, layer, cause, cursor, spent, "host")
     end = np.full(devices, origin + time.latency)
     columns.add(record.step, layers[-1].index, "compute", "wait", cursor, end)

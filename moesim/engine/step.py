@@ -111,15 +111,9 @@ class StepRunner:
         setup = self.setup
         load = setup.routing.load(step, setup.rank_tokens)
         self.refresher.observe(load)
-        loads = [load] if len(self.batches) == 1 else split(load, self.batches[0].setup.rank_tokens)
-        plans, experts, exchanges = [], [], []
-        for batch, part in zip(self.batches, loads, strict=True):
-            with blamed(setup.policy, "planning a step"):
-                decided = setup.policy.dispatch.plan(part, setup.rank_placement, self.view)
-            plan = setup.parallel.spread(decided, batch.setup.tokens)
+        plans, experts, exchanges = self._plans(load), [], []
+        for batch, plan in zip(self.batches, plans, strict=True):
             computed, sent = batch.price(plan)
-            self._check(part, plan, computed)
-            plans.append(plan)
             experts.append(computed)
             exchanges.append(sent)
         host = {
@@ -129,7 +123,12 @@ class StepRunner:
                     for batch, computed, sent in zip(self.batches, experts, exchanges, strict=True)
                 ]
             ),
-            "planning": np.stack([np.where(plan.planned, self.planning, 0.0) for plan in plans]),
+            "planning": np.stack(
+                [
+                    np.where(plan.planned, 0.0 if batch.backward else self.planning, 0.0)
+                    for batch, plan in zip(self.batches, plans, strict=True)
+                ]
+            ),
         }
         segments = self._segments(host, experts, exchanges)
         self.recent.append(load.per_expert)
@@ -161,6 +160,22 @@ class StepRunner:
             bound_layers=bound_layers,
             bound=bound,
         )
+
+    def _plans(self, load: Load) -> list[DispatchPlan]:
+        """Plan the micro-batches of a load; a forward and a backward pass follow one plan."""
+        setup, batches, loads = self.setup, self.batches, [load]
+        if setup.overlap.trains:
+            batches = batches[:1]
+        elif len(batches) > 1:
+            loads = split(load, batches[0].setup.rank_tokens)
+        plans = []
+        for batch, part in zip(batches, loads, strict=True):
+            with blamed(setup.policy, "planning a step"):
+                decided = setup.policy.dispatch.plan(part, setup.rank_placement, self.view)
+            plan = setup.parallel.spread(decided, batch.setup.tokens)
+            self._check(part, plan)
+            plans.append(plan)
+        return plans * (len(self.batches) // len(plans))
 
     def _refresh(self, step: int) -> Transition:
         """Let the placement follow the loads."""
@@ -195,27 +210,36 @@ class StepRunner:
         self, host: Mapping[str, Array], experts: list[ExpertCosts], exchanges: list[ExchangeCosts]
     ) -> Segments:
         """Lay out the work of all micro-batches."""
-        before = np.stack([batch.own.before for batch in self.batches])
+        own = [batch.own for batch in self.batches]
+        before = np.stack([one.before for one in own])
         for cause in HOST_CAUSES:
-            before[:, :-1] += host[cause][:, :, np.newaxis]
+            for batch, waits in enumerate(host[cause]):
+                # A backward pass dispatches the gradients of a layer after what follows it in a forward pass.
+                ahead = slice(1, None) if own[batch].backward else slice(-1)
+                before[batch, ahead] += waits[:, np.newaxis]
         return Segments(
-            first=np.stack([batch.own.first for batch in self.batches]),
+            first=np.stack([one.first for one in own]),
             before=before,
-            shared=np.stack([batch.own.shared for batch in self.batches]),
+            shared=np.stack([one.shared for one in own]),
             experts=np.stack([one.seconds for one in experts]),
             exchange=np.stack([[one.dispatch + one.weight_move, one.combine] for one in exchanges]),
+            own_weights=np.stack([one.own_weights for one in own]),
+            expert_weights=np.stack([one.weights for one in experts]),
         )
 
-    def _check(self, load: Load, plan: DispatchPlan, experts: ExpertCosts) -> None:
+    def _check(self, load: Load, plan: DispatchPlan) -> None:
         """Refuse a plan of a third-party policy that a comparison must not believe."""
-        copies = experts.copies.sum(axis=1) / self.setup.parallel.expert_tp
+        rows, shape = plan.assignments, plan.traffic.inbound.shape
+        keys = rows.layer * shape[1] + rows.device
+        computed = np.bincount(keys, weights=rows.copies, minlength=shape[0] * shape[1]).reshape(shape)
+        copies = computed.sum(axis=1) / self.setup.parallel.expert_tp
         copies = copies + (0 if plan.dropped is None else plan.dropped)
         asked = load.per_expert.sum(axis=1)
         wrong = copies != asked
         if wrong.any():
             layer = int(wrong.argmax())
             fault = f"handles {copies[layer]:g} of {asked[layer]} copies in MoE layer {layer}"
-        elif not np.allclose(plan.traffic.inbound, experts.copies, rtol=1e-6, atol=1e-6):
+        elif not np.allclose(plan.traffic.inbound, computed, rtol=1e-6, atol=1e-6):
             fault = "sends devices other copies than they compute"
         else:
             return

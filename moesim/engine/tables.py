@@ -156,11 +156,12 @@ def _critical_path(recording: Recording) -> pd.DataFrame:
         for index in np.flatnonzero(pace["device"] >= 0):
             stage, who = order.stages[index], int(pace["device"][index])
             chain += [(row, cause, who, seconds[who]) for row, cause, seconds in pieces[index]]
-            if stage.part == "before" and stage.layer < rows.size:
+            ahead = order.awaiting(stage)
+            if ahead is not None:
                 for cause in HOST_CAUSES:
-                    spent = float(pace["host"][cause][stage.batch, stage.layer])
-                    chain.append((int(rows[stage.layer]), cause, who, spent))
-            elif stage.part == "experts":
+                    spent = float(pace["host"][cause][stage.batch, ahead])
+                    chain.append((int(rows[ahead]), cause, who, spent))
+            elif stage.part in ("experts", "expert_weights"):
                 chain.append((rows[stage.layer], "experts", who, pace["experts"][index]))
         for exchange, seconds in zip(order.collectives, pace["exchange"], strict=True):
             row = rows[exchange.layer]

@@ -6,7 +6,7 @@ process per device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ import numpy.typing as npt
 from moesim.engine.overlap import Schedule, Stage
 
 Array = npt.NDArray[np.float64]
+
+
+def _none() -> Array:
+    return np.zeros((0, 0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,9 @@ class Segments:
         shared: shared experts, where they are a stage of their own [micro-batches, MoE layers, devices].
         experts: routed experts [micro-batches, MoE layers, devices].
         exchange: dispatch with the weight moves beside it, and combine [micro-batches, 2, MoE layers].
+        own_weights: gradients of weights of what stands before dispatch, where passes go backward
+            [micro-batches, MoE layers + 1, devices].
+        expert_weights: those of routed experts [micro-batches, MoE layers, devices].
     """
 
     first: Array
@@ -35,6 +42,16 @@ class Segments:
     shared: Array
     experts: Array
     exchange: Array
+    own_weights: Array = field(default_factory=_none)
+    expert_weights: Array = field(default_factory=_none)
+
+    @property
+    def busy(self) -> Array:
+        """Computation by layer, without what follows the last one [micro-batches, MoE layers, devices]."""
+        parts = [self.first[:, :-1] + self.before[:, :-1] + self.shared + self.experts]
+        if self.own_weights.size:
+            parts += [self.own_weights[:, :-1], self.expert_weights]
+        return np.asarray(sum(parts))
 
     def of(self, stage: Stage) -> Array:
         """Return the seconds of a stage [devices]."""

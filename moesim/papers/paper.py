@@ -23,6 +23,8 @@ Quantity = Literal[
     "dispatch_us",
     "combine_us",
     "experts_us",
+    "computing_ms",
+    "communicating_ms",
     "tokens_per_s_per_device",
     "copies_per_token",
     "hop_reduction",
@@ -36,8 +38,10 @@ class Figure(_Strict):
 
     ``points`` holds, per row, one value for each of ``axes`` (dotted scenario keys; ``policy`` picks the
     policy) and last the published number. A speed-up is that over another policy (``baseline``), or over the
-    same run with other settings (``baseline_settings``); so is a reduction, as a share. ``mark`` says how the
-    number was seen: ``abstract`` where only the abstract was, ``secondary`` where someone else reports it.
+    same run with other settings (``baseline_settings``); so is a reduction, as a share. ``computing_ms`` is
+    what devices compute in a step, ``communicating_ms`` how long its exchanges take, hidden or not. ``mark``
+    says how the number was seen: ``abstract`` where only the abstract was, ``secondary`` where someone else
+    reports it.
     """
 
     figure: str

@@ -27,6 +27,9 @@ Point = tuple[float | int | str | tuple[int, ...], ...]
 _TOKENS: Final = 8192
 """Tokens whose journeys are followed."""
 
+_COMPUTING: Final = ("attention", "dense", "gate", "permute", "experts", "unpermute")
+"""Causes of time in which a device computes."""
+
 COLUMNS = ("paper", "figure", "point", "unit", "published", "predicted", "relative_error", "mark", "note")
 
 
@@ -131,6 +134,11 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
         return result.imbalance - 1.0
     if figure.quantity in ("dispatch_us", "combine_us", "experts_us"):
         return _seconds_each(result, figure.quantity.removesuffix("_us")) * 1e6
+    if figure.quantity == "computing_ms":
+        return sum(result.breakdown_s[cause] for cause in _COMPUTING) * 1e3
+    if figure.quantity == "communicating_ms":
+        busy = result.layers[["dispatch_busy_s", "combine_busy_s"]].to_numpy()
+        return float(busy.sum()) / len(result.steps) * 1e3
     if figure.quantity == "tokens_per_s_per_device":
         return result.throughput_tokens_per_s / result.memory["device"].nunique()
     baseline = runs.run(figure.scenario, before, figure.baseline)
@@ -142,6 +150,11 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
 
 
 def _seconds_each(result: Result, what: str) -> float:
-    """Return the mean time of one dispatch, combine or layer of experts of a micro-batch, hidden or not."""
+    """Return the mean time of one dispatch, combine or layer of experts of a micro-batch, hidden or not.
+
+    Of a training step, experts run in the forward pass, for gradients of inputs and for gradients of weights.
+    """
     lasts = result.layers["experts_s" if what == "experts" else f"{what}_busy_s"]
-    return float(lasts[lasts > 0].mean()) / Overlap(result.scenario["overlap"]["kind"]).batches
+    overlap = Overlap(result.scenario["overlap"]["kind"])
+    times = overlap.passes if overlap.trains and what == "experts" else overlap.batches
+    return float(lasts[lasts > 0].mean()) / times

@@ -78,7 +78,13 @@ STEPS: Final = Table(
         _STEP,
         _LATENCY,
         _BOUND,
-        Column("tokens", "tokens", "int64", "tokens that entered the step, over all devices"),
+        Column(
+            "tokens",
+            "tokens",
+            "int64",
+            "tokens that entered the step, over all devices; in training those of one micro-batch, because "
+            "another one leaves with its backward pass",
+        ),
         Column("copies", "copies", "int64", "token copies computed by routed experts, over all MoE layers"),
         Column(
             "dropped_copies", "copies", "int64", "token copies that the policy left out, over all MoE layers"
@@ -92,7 +98,12 @@ STEPS: Final = Table(
         Column(
             "imbalance", "", "float64", "largest over mean copies per device; mean over MoE layers, 1 is even"
         ),
-        Column("moved_bytes", "B", "float64", "expert weights sent between devices"),
+        Column(
+            "moved_bytes",
+            "B",
+            "float64",
+            "expert weights sent between devices, in training once per pass and with their gradients",
+        ),
         Column(
             "migrated_bytes",
             "B",

@@ -11,7 +11,7 @@ Format: "Trace Event Format" of the Chromium project.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -97,13 +97,31 @@ def _arrows(places: Mapping[tuple[int, int, int], Mapping[str, list[tuple[int, i
     number = 0
     for (_, _, device), slices in sorted(places.items()):
         for earlier, later in _ARROWS.items():
-            for out, back in zip(slices.get(earlier, ()), slices.get(later, ()), strict=False):
+            for out, back in _pairs(slices.get(earlier, []), slices.get(later, [])):
                 number += 1
                 thread, _, stop = out
                 head = f'"name":"tokens","cat":"tokens","id":{number},"pid":{device}'
                 yield f'{{"ph":"s",{head},"tid":{thread},"ts":{_microseconds(stop - 1)}}}'
                 thread, start, _ = back
                 yield f'{{"ph":"f","bp":"e",{head},"tid":{thread},"ts":{_microseconds(start)}}}'
+
+
+def _pairs(
+    earlier: Sequence[tuple[int, int, int]], later: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Yield which slice (thread, start, stop) leads to which.
+
+    Each micro-batch has one of either, in the same order. In training one has two of experts, the second for
+    gradients of weights; then the slice that is closest in time is taken.
+    """
+    if len(earlier) == len(later):
+        yield from zip(earlier, later, strict=True)
+    elif len(earlier) < len(later):
+        for out in earlier:
+            yield from ((out, back) for back in [one for one in later if one[1] >= out[2]][:1])
+    else:
+        for back in later:
+            yield from ((out, back) for out in [one for one in earlier if one[2] <= back[1]][-1:])
 
 
 def stream_timeline(

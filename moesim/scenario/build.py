@@ -199,6 +199,9 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
     work, memory = scenario.workload, scenario.memory
     served = work.requests
     requests = None if served is None else Requests(served.count, served.prompt, served.output, served.most)
+    overlap = Overlap(scenario.spec.overlap.kind, scenario.spec.overlap.slowdown)
+    with located(scenario, ("overlap",)):
+        overlap.check(work.phase)
     setup = Setup(
         model=sharded(model, spread.attention_tp, spread.expert_tp),
         cluster=cluster,
@@ -214,7 +217,7 @@ def build_setup(scenario: Scenario, policy: Policy) -> Setup:
         span_steps=scenario.engine.spans,
         costs=scenario.spec.costs.source,
         calibrations=_calibrations(scenario),
-        overlap=Overlap(scenario.spec.overlap.kind, scenario.spec.overlap.slowdown),
+        overlap=overlap,
         seed=scenario.seed,
     )
     if setup.overlap.kind != "none":

@@ -210,12 +210,13 @@ KernelChoice = Annotated[
 class OverlapSection(Section):
     """What runs beside what (see cost-models.md)."""
 
-    kind: Literal["none", "two_batch", "pipeline", "shared_experts"] = Field(
+    kind: Literal["none", "two_batch", "pipeline", "dualpipe", "shared_experts"] = Field(
         "none",
         description="`none`: devices and network take turns. `two_batch`: two halves of each device's tokens "
         "take turns, one computes while the other is on the network. `pipeline`: the same with attention cut "
-        "in two, so that each exchange runs beside half of it. `shared_experts`: shared experts run during "
-        "dispatch.",
+        "in two, so that each exchange runs beside half of it. `dualpipe`: a training step, in which the "
+        "forward pass of one micro-batch and the backward pass of another take turns, each with all tokens. "
+        "`shared_experts`: shared experts run during dispatch.",
     )
     slowdown: Annotated[float, Field(ge=1, le=100)] | None = Field(
         None,

@@ -56,9 +56,11 @@ OWNER_COLOURS: Final = {
     "expert activations": "#b35c1e",
     "moved weights": "#c2185b",
     "migrating experts": "#7a1f3d",
+    "gradients": "#8a63a8",
+    "kept activations": "#c9a8de",
     "reserve": "#cbd2d9",
 }
-_SPARE: Final = ("#8a63a8", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7b8794")
+_SPARE: Final = ("#e15759", "#56b4e9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#7b8794")
 
 POLICY_COLOURS: Final = (
     "#616e7c",
