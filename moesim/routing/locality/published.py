@@ -1,0 +1,116 @@
+"""Published locality of 20 models (arXiv 2505.16056), from the package's own data file."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from moesim import yamlio
+from moesim.errors import unknown_name
+from moesim.routing.locality.knee import Knee, find_knee
+
+Rates = tuple[float | None, ...]
+
+_FILE: Final = "published.yaml"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PublishedModel(_Strict):
+    """Published values of one model, or of its encoder or decoder; None where none were published.
+
+    Attributes:
+        name: as printed.
+        parameters_b: parameters, 10^9.
+        layers: layers of the model.
+        experts: routed experts per MoE layer.
+        top_k: experts per token.
+        frequency_sd: printed standard deviation of how often experts are used, percent.
+        srp: SRP at each of ``Published.windows``.
+        rho_hat: kept experts over top-k at each window.
+        sch_interval: 95 % interval of ``sch`` at ratio 2, per window.
+        sch: hit rates of the segment cache, [windows][ratios].
+        lru: hit rates at each of ``Published.ratios``; so ``lfu`` and ``belady``.
+    """
+
+    name: str
+    parameters_b: float
+    layers: int
+    experts: int
+    top_k: int
+    frequency_sd: float
+    srp: Rates
+    rho_hat: Rates
+    sch_interval: tuple[tuple[float, float] | None, ...]
+    sch: tuple[Rates | None, ...]
+    lru: Rates
+    lfu: Rates
+    belady: Rates
+
+    def srp_at(self, window: int) -> float | None:
+        """Return SRP at a window, None where it was not published."""
+        return dict(zip(published().windows, self.srp, strict=True)).get(window)
+
+    def rho_hat_at(self, window: int) -> float | None:
+        """Return rho_hat at a window, None where it was not published."""
+        return dict(zip(published().windows, self.rho_hat, strict=True)).get(window)
+
+    def curve(self, policy: str) -> dict[float, float]:
+        """Return hit rates by cache ratio, empty where none were published.
+
+        A cache of all experts finds everything, which was not published.
+
+        Args:
+            policy: ``lru``, ``lfu``, ``belady`` or ``sch`` and its window, such as ``sch16``.
+        """
+        whole = published()
+        rates: Rates | None = None
+        if policy.startswith("sch"):
+            rates = dict(zip(whole.windows, self.sch, strict=True)).get(int(policy[3:]))
+        elif policy in ("lru", "lfu", "belady"):
+            rates = {"lru": self.lru, "lfu": self.lfu, "belady": self.belady}[policy]
+        full = {ratio: 1.0 for ratio in whole.ratios if ratio * self.top_k >= self.experts}
+        known = {
+            ratio: rate for ratio, rate in zip(whole.ratios, rates or (), strict=False) if rate is not None
+        }
+        return full | known if known else {}
+
+    def knee(self, policy: str) -> Knee | None:
+        """Return the knee of a curve, on the published ratios only; None where there is no curve."""
+        curve = self.curve(policy)
+        return find_knee(list(curve), list(curve.values())) if curve else None
+
+
+class Published(_Strict):
+    """All published values, where they are from, and what they were measured on."""
+
+    source: str
+    seen: str
+    setting: str
+    windows: tuple[int, ...]
+    ratios: tuple[float, ...]
+    models: tuple[PublishedModel, ...]
+
+
+@cache
+def published() -> Published:
+    """Return all published values."""
+    text = files("moesim.routing.locality").joinpath("data", _FILE).read_text(encoding="utf-8")
+    return Published.model_validate(yamlio.loads(text, file=_FILE).data)
+
+
+def published_model(name: str) -> PublishedModel:
+    """Return the published values of a model, by name in any case.
+
+    Raises:
+        InputError: there is no such model; names the nearest.
+    """
+    models = {model.name.lower(): model for model in published().models}
+    if name.strip().lower() not in models:
+        raise unknown_name("published model", name, (model.name for model in published().models))
+    return models[name.strip().lower()]
