@@ -12,17 +12,13 @@ from moesim.routing.locality.consistency import (
 )
 from moesim.routing.locality.curves import distances_to_curves, hit_rate_curves
 from moesim.routing.locality.knee import RATIOS, Knee, at_ratios, find_knee
-from moesim.routing.locality.profile import (
-    WINDOWS,
-    LocalityProfile,
-    distance,
-    measure_locality,
-    nearest_models,
-)
+from moesim.routing.locality.likeness import distance, nearest_models
+from moesim.routing.locality.profile import WINDOWS, LocalityProfile, measure_locality
 from moesim.routing.locality.published import Published, PublishedModel, published, published_model
 from moesim.routing.locality.reuse import Distribution, Popularity, Reuse, popularity, reuse
 from moesim.routing.locality.selection import Selection, select_accesses
 from moesim.routing.locality.stack import POLICIES, stack_distances
+from moesim.routing.locality.summary import profile_summary, published_summary
 
 __all__ = [
     "POLICIES",
@@ -47,8 +43,10 @@ __all__ = [
     "measure_locality",
     "nearest_models",
     "popularity",
+    "profile_summary",
     "published",
     "published_model",
+    "published_summary",
     "reuse",
     "routing_consistency",
     "segment_scores",

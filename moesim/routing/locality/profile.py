@@ -1,4 +1,4 @@
-"""Everything about the locality of one trace, and which published models are like it."""
+"""Everything about the locality of one trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from moesim.routing.locality.accesses import Accesses
 from moesim.routing.locality.consistency import Consistency, routing_consistency
 from moesim.routing.locality.curves import distances_to_curves
 from moesim.routing.locality.knee import RATIOS, Knee, at_ratios, find_knee
-from moesim.routing.locality.published import PublishedModel, published
 from moesim.routing.locality.reuse import Popularity, Reuse, popularity, reuse
 from moesim.routing.locality.stack import stack_distances
 
@@ -164,31 +163,3 @@ def measure_locality(
         popularity(accesses),
         tuple(window for window in wanted if window not in fitting),
     )
-
-
-def distance(profile: LocalityProfile, model: PublishedModel) -> float:
-    """Return how unlike a published model is: the root mean square difference, in shares from 0 to 1.
-
-    SRP at all windows counts once, and so does each hit-rate curve at the published ratios; what only one
-    side has is left out.
-    """
-    parts = []
-    srp = [
-        float(found.model.srp) - said
-        for window, found in profile.consistency.items()
-        if (said := model.srp_at(window)) is not None
-    ]
-    if srp:
-        parts.append(float(np.mean(np.square(srp))))
-    for policy in profile.curves:
-        curve = model.curve(policy)
-        if curve:
-            difference = profile.rates(policy, list(curve)) - np.array(list(curve.values()))
-            parts.append(float(np.mean(np.square(difference))))
-    return float(np.sqrt(np.mean(parts)))
-
-
-def nearest_models(profile: LocalityProfile, count: int = 3) -> list[tuple[PublishedModel, float]]:
-    """Return the published models most like a trace and their :func:`distance`, nearest first."""
-    ranked = sorted(((model, distance(profile, model)) for model in published().models), key=lambda p: p[1])
-    return ranked[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from moesim import yamlio
-from moesim.errors import unknown_name
+from moesim.errors import InputError
 from moesim.routing.locality.knee import Knee, find_knee
 
 Rates = tuple[float | None, ...]
@@ -105,12 +106,21 @@ def published() -> Published:
 
 
 def published_model(name: str) -> PublishedModel:
-    """Return the published values of a model, by name in any case.
+    """Return the published values of a model, by its name or a part that no other name has, in any case.
 
     Raises:
-        InputError: there is no such model; names the nearest.
+        InputError: there is no such model, or several; names the nearest.
     """
     models = {model.name.lower(): model for model in published().models}
-    if name.strip().lower() not in models:
-        raise unknown_name("published model", name, (model.name for model in published().models))
-    return models[name.strip().lower()]
+    wanted = name.strip().lower()
+    if wanted in models:
+        return models[wanted]
+    part = [model for key, model in models.items() if wanted and wanted in key]
+    if len(part) > 1:
+        message = f"'{name}' is part of the names of several published models"
+        raise InputError(message, hint=f"choose {' or '.join(model.name for model in part)}")
+    if not part:
+        close = max(models, key=lambda key: SequenceMatcher(None, wanted, key[: len(wanted) + 1]).ratio())
+        message = f"there is no published model named '{name}'"
+        raise InputError(message, hint=f"did you mean '{models[close].name}'?")
+    return part[0]
