@@ -36,9 +36,8 @@ def print_locality(
     print_rich(_consistency(profile, model))
     click.echo("\nhit rates by cache ratio: cached experts over those that a token uses")
     print_rich(_rates(profile, model))
-    click.echo(
-        "SCH m evicts what the next m tokens use least; beyond the knee more cache helps less\n\nreuse, popularity (mean and range over layers)"
-    )
+    click.echo("SCH m evicts what the next m tokens use least; beyond the knee more cache helps less")
+    click.echo("\nreuse, popularity (mean and range over layers)")
     print_rich(_reuse(profile))
     if per_layer:
         click.echo()
@@ -68,7 +67,7 @@ def _consistency(profile: LocalityProfile, model: PublishedModel) -> Table:
     for window, found in profile.consistency.items():
         table.add_row(
             f"{window} tokens",
-            _share(found.model.srp),
+            _share(float(found.model.srp)),
             _span(found.layers.srp, "{:.1%}"),
             _plain(float(found.model.rho_hat), "{:.2f}"),
             _plain(float(found.distinct.mean()), "{:.1f}"),

@@ -42,7 +42,7 @@ def locality_chart(profile: LocalityProfile, name: str, beside: PublishedModel |
     axes.set_xlabel(f"cache ratio: cached experts over experts that a token uses ({where})")
     axes.set_ylabel("accesses found in the cache")
     knee = profile.knee(profile.segment)
-    axes.set_title(f"{name}: more cache helps less beyond {knee.ratio:.3g} times what a token uses")
+    axes.set_title(f"Beyond {knee.ratio:.3g} times what a token uses, more cache helps less (segment cache)")
     _legend(figure, profile, name, beside)
     return figure
 
@@ -77,7 +77,10 @@ def _legend(figure: Figure, profile: LocalityProfile, name: str, beside: Publish
     if beside is not None:
         handles.append(Line2D([], [], color=INK, lw=1.8))
         handles.append(Line2D([], [], color=INK, lw=1.1, ls=(0, (4, 2.5))))
-        texts += [name, f"{beside.name} as published, one cache for all layers"]
+        texts += [
+            name if len(name) <= 40 else f"{name[:39]}…",
+            f"{beside.name} as published, one cache for all layers",
+        ]
     figure.legend(handles, texts, loc="outside lower left", ncols=3, handlelength=2.2, columnspacing=1.6)
 
 
