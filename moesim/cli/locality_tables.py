@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from moesim.routing import RoutingTrace
-    from moesim.routing.locality import Distribution, LocalityProfile, PublishedModel
+    from moesim.routing.locality import Distribution, Knee, LocalityProfile, PublishedModel
 
 
 def print_locality(
@@ -34,9 +34,7 @@ def print_locality(
     click.echo(f"{trace.name}  {parts}, top-{profile.top_k} of {profile.experts} experts\n")
     _head("routing consistency, beside", model)
     print_rich(_consistency(profile, model))
-    click.echo("\nhit rates by cache ratio: cached experts over those that a token uses")
-    print_rich(_rates(profile, model))
-    click.echo("SCH m evicts what the next m tokens use least; beyond the knee more cache helps less")
+    _print_rates(profile, model)
     click.echo("\nreuse, popularity (mean and range over layers)")
     print_rich(_reuse(profile))
     if per_layer:
@@ -78,21 +76,39 @@ def _consistency(profile: LocalityProfile, model: PublishedModel) -> Table:
     return table
 
 
-def _rates(profile: LocalityProfile, model: PublishedModel) -> Table:
+def _print_rates(profile: LocalityProfile, model: PublishedModel) -> None:
+    from rich.text import Text
+
     from moesim.routing.locality import RATIOS
 
-    table = _new("", *(f"{ratio:g}" for ratio in RATIOS), "knee")
-    said = {policy: _policy(policy) for policy in profile.curves}
-    for policy, name in said.items():
-        rates = [f"{100 * rate:.1f}" for rate in profile.rates(policy)]
-        table.add_row(name, *rates, f"{profile.knee(policy).ratio:.2f}")
-    table.add_row(f"{model.name}, published")
-    for policy, name in said.items():
+    click.echo("\nhit rates (%) by cache ratio: cached experts over those that a token uses")
+    heads = ("cache", *(f"{ratio:g}" for ratio in RATIOS), "knee")
+    own, said = _new(*heads), _new(*heads)
+    said.show_header = False
+    for table in (own, said):
+        for column in table.columns:
+            column.min_width = 4
+        table.columns[0].min_width, table.columns[-1].min_width = 7, 9
+    for policy in profile.curves:
+        own.add_row(_policy(policy), *_percent(profile.rates(policy).tolist()), _knee(profile.knee(policy)))
         curve, knee = model.curve(policy), model.knee(policy)
         if knee is not None:
-            rates = [_plain(curve.get(ratio), "{:.1f}", 100) for ratio in RATIOS]
-            table.add_row(name, *rates, f"{knee.ratio:.2f}")
-    return table
+            said.add_row(_policy(policy), *_percent([curve.get(ratio) for ratio in RATIOS]), _knee(knee))
+    print_rich(own)
+    print_rich(Text(f"{model.name}, published:"))
+    print_rich(said)
+    click.echo(
+        "SCH m evicts what the next m tokens use least. Beyond the knee more cache helps less; in brackets,"
+    )
+    click.echo("its points above a straight line: 30 or more where the paper sees a clear knee.")
+
+
+def _percent(rates: Sequence[float | None]) -> list[str]:
+    return [_plain(rate, "{:.1f}", 100) for rate in rates]
+
+
+def _knee(knee: Knee) -> str:
+    return f"{knee.ratio:.2f} ({100 * knee.height:.0f})"
 
 
 def _reuse(profile: LocalityProfile) -> Table:

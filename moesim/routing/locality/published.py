@@ -75,11 +75,14 @@ class PublishedModel(_Strict):
             rates = dict(zip(whole.windows, self.sch, strict=True)).get(int(policy[3:]))
         elif policy in ("lru", "lfu", "belady"):
             rates = {"lru": self.lru, "lfu": self.lfu, "belady": self.belady}[policy]
-        full = {ratio: 1.0 for ratio in whole.ratios if ratio * self.top_k >= self.experts}
-        known = {
-            ratio: rate for ratio, rate in zip(whole.ratios, rates or (), strict=False) if rate is not None
-        }
-        return full | known if known else {}
+        if rates is None:
+            return {}
+        everything = [1.0 if ratio * self.top_k >= self.experts else None for ratio in whole.ratios]
+        said = (
+            (ratio, full if rate is None else rate)
+            for ratio, rate, full in zip(whole.ratios, rates, everything, strict=True)
+        )
+        return {ratio: rate for ratio, rate in said if rate is not None}
 
     def knee(self, policy: str) -> Knee | None:
         """Return the knee of a curve, on the published ratios only; None where there is no curve."""
