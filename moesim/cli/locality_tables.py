@@ -97,10 +97,11 @@ def _print_rates(profile: LocalityProfile, model: PublishedModel) -> None:
     print_rich(own)
     print_rich(Text(f"{model.name}, published:"))
     print_rich(said)
-    click.echo(
-        "SCH m evicts what the next m tokens use least. Beyond the knee more cache helps less; in brackets,"
+    words = (
+        "SCH m evicts what the next m tokens use least. Beyond the knee more cache helps less; in brackets, its",
+        "points above a straight line (SCH 16: 30 or more where the paper sees a clear knee).",
     )
-    click.echo("its points above a straight line: 30 or more where the paper sees a clear knee.")
+    print_rich(Text(" ".join(words)))
 
 
 def _percent(rates: Sequence[float | None]) -> list[str]:
