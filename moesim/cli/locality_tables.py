@@ -98,8 +98,8 @@ def _print_rates(profile: LocalityProfile, model: PublishedModel) -> None:
     print_rich(Text(f"{model.name}, published:"))
     print_rich(said)
     words = (
-        "SCH m evicts what the next m tokens use least. Beyond the knee more cache helps less; in brackets, its",
-        "points above a straight line (SCH 16: 30 or more where the paper sees a clear knee).",
+        "SCH m evicts what the next m tokens use least. Beyond the knee more cache helps less; in brackets,",
+        "its points above a straight line (SCH 16: 30 or more where the paper sees a clear knee).",
     )
     print_rich(Text(" ".join(words)))
 
