@@ -25,6 +25,7 @@ from moesim.routing.locality import (
     published,
     published_model,
     published_summary,
+    published_table,
     select_accesses,
 )
 
@@ -110,6 +111,11 @@ def test_published_knees_lie_where_the_paper_sees_them():
     assert published_model("Mixtral").curve("lru")[4.0] == 1
     assert published_model("olmoe").curve("fifo") == {}
     assert published_model("olmoe").knee("sch5") is None
+
+
+def test_the_table_of_the_page_is_fresh():
+    page = (Path(__file__).parents[1] / "docs" / "locality.md").read_text(encoding="utf-8")
+    assert published_table() in page, "write it again, see the page"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,13 @@ from moesim.routing.locality.curves import distances_to_curves, hit_rate_curves
 from moesim.routing.locality.knee import RATIOS, Knee, at_ratios, find_knee
 from moesim.routing.locality.likeness import distance, nearest_models
 from moesim.routing.locality.profile import WINDOWS, LocalityProfile, measure_locality
-from moesim.routing.locality.published import Published, PublishedModel, published, published_model
+from moesim.routing.locality.published import (
+    Published,
+    PublishedModel,
+    published,
+    published_model,
+    published_table,
+)
 from moesim.routing.locality.reuse import Distribution, Popularity, Reuse, popularity, reuse
 from moesim.routing.locality.selection import Selection, select_accesses
 from moesim.routing.locality.stack import POLICIES, stack_distances
@@ -47,6 +53,7 @@ __all__ = [
     "published",
     "published_model",
     "published_summary",
+    "published_table",
     "reuse",
     "routing_consistency",
     "segment_scores",

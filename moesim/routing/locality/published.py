@@ -127,3 +127,22 @@ def published_model(name: str) -> PublishedModel:
         message = f"there is no published model named '{name}'"
         raise InputError(message, hint=f"did you mean '{models[close].name}'?")
     return part[0]
+
+
+def published_table() -> str:
+    """Return the table of the documentation: SRP, rho_hat and hit rates in percent, most consistent first."""
+    lines = [
+        "| model | top-k of experts | SRP 4 / 16 / 64 / 256 | rho_hat 4 / 16 / 64 / 256 "
+        "| SCH 16 at ratio 1 / 2 | LRU / LFU / Belady at 2 | knee (height) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model in sorted(published().models, key=lambda model: -(model.srp_at(16) or 0)):
+        srp = " / ".join("-" if value is None else f"{100 * value:.1f}" for value in model.srp)
+        rho = " / ".join("-" if value is None else f"{value:.2f}" for value in model.rho_hat)
+        segment, knee = model.curve("sch16"), model.knee("sch16")
+        ahead = " / ".join(f"{100 * segment[ratio]:.1f}" for ratio in (1.0, 2.0))
+        others = " / ".join(f"{100 * model.curve(policy)[2.0]:.1f}" for policy in ("lru", "lfu", "belady"))
+        bend = "-" if knee is None else f"{knee.ratio:g} ({100 * knee.height:.0f})"
+        size = f"{model.top_k} of {model.experts}"
+        lines.append(f"| {model.name} | {size} | {srp} | {rho} | {ahead} | {others} | {bend} |")
+    return "\n".join(lines)
