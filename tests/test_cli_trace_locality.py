@@ -17,6 +17,13 @@ TRACE = str(Path(__file__).parents[1] / "traces" / "pystdlib-moe-6x32")
 SHORT = ("--sequences", "6", "--layers", "0,2-3")
 
 
+def random_trace(path):
+    ids = np.random.default_rng(0).random((40, 1, 8)).argsort(axis=2)[..., :2]
+    with TraceWriter(path, model="m", experts=8, top_k=2, layers=(0,)) as writer:
+        writer.append(ids)
+    return path
+
+
 def moesim(*words, status=0):
     result = CliRunner().invoke(main, ["trace", "locality", *map(str, words)])
     assert result.exit_code == status, result.output
@@ -78,6 +85,11 @@ def test_a_plot_is_written(tmp_path, name, begin):
             assert text in image
         moesim(TRACE, *SHORT, "--plot", tmp_path / "b.svg", "--beside", "olmoe")
         assert (tmp_path / "b.svg").read_bytes() == image
+
+
+def test_the_name_of_a_trace_is_no_formula(tmp_path):
+    moesim(random_trace(tmp_path / "a$_{$b"), "--windows", "4", "--plot", tmp_path / "p.svg")
+    assert b"a$_{$b" in (tmp_path / "p.svg").read_bytes()
 
 
 def test_windows_longer_than_every_sequence_are_left_out_and_said():

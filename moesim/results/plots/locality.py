@@ -77,10 +77,9 @@ def _legend(figure: Figure, profile: LocalityProfile, name: str, beside: Publish
     if beside is not None:
         handles.append(Line2D([], [], color=INK, lw=1.8))
         handles.append(Line2D([], [], color=INK, lw=1.1, ls=(0, (4, 2.5))))
-        texts += [
-            name if len(name) <= 40 else f"{name[:39]}…",
-            f"{beside.name} as published, one cache for all layers",
-        ]
+        short = name if len(name) <= 40 else f"{name[:39]}…"
+        texts.append(short.replace("$", r"\$"))  # a name is no formula
+        texts.append(f"{beside.name} as published, one cache for all layers")
     figure.legend(handles, texts, loc="outside lower left", ncols=3, handlelength=2.2, columnspacing=1.6)
 
 
