@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
     """Hold what the page's examples read: they run in order, in one directory."""
     here = tmp_path_factory.mktemp("examples")
     (here / "scenarios").symlink_to(ROOT / "scenarios")
+    (here / "traces").symlink_to(ROOT / "traces")
     (here / "loads.csv").write_text("300,20,40,40\n")
     (here / "ids.json").write_text('{"experts": 4, "tokens": [[[0, 1]], [[3, 2]]]}\n')
     (here / "broken.yaml").write_text(

@@ -8,6 +8,7 @@ from moesim.cli.options import json_option, read_pairs, refuse, set_option
 from moesim.cli.output import print_json, print_rich, table_of, text_of
 from moesim.cli.progress import progress_bar
 from moesim.cli.trace_caches import caches
+from moesim.cli.trace_locality import locality
 from moesim.errors import InputError, unknown_name
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace a trace that is already there.")
@@ -19,6 +20,7 @@ def trace() -> None:
 
 
 trace.add_command(caches)
+trace.add_command(locality)
 
 
 @trace.command(short_help="Say what a trace holds.")

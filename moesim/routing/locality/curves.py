@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.routing.locality.accesses import Accesses
-from moesim.routing.locality.stack import stack_distances
+from moesim.routing.locality.stack import Distances, stack_distances
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,16 +29,31 @@ def hit_rate_curves(accesses: Accesses, policy: str, window: int | None = None) 
     Raises:
         InputError: an unknown policy or a window it does not take.
     """
-    distances = stack_distances(accesses, policy, window)
+    return distances_to_curves(accesses, stack_distances(accesses, policy, window))
+
+
+def distances_to_curves(accesses: Accesses, distances: Distances, *, pooled: bool = False) -> FloatArray:
+    """Return the hit rate of every cache at every size, from :func:`stack_distances`.
+
+    Args:
+        accesses: the tokens.
+        distances: the smallest cache that each access hits.
+        pooled: hits over accesses of all sequences together.
+
+    Returns:
+        Shares of accesses, [sequences or 1, caches, experts], size c at ``c - 1``.
+    """
     caches, per_token = accesses.ids.shape[1:]
     sequences, sizes = len(accesses.lengths), accesses.experts
+    order = np.argsort(accesses.starts, kind="stable")
+    starts, lengths = accesses.starts[order], accesses.lengths[order]
+    if pooled:
+        starts, lengths, sequences = np.zeros(1, dtype=np.int64), np.array([len(accesses.ids)]), 1
     histogram = np.empty((sequences, caches, sizes), dtype=np.int64)
     offsets = np.arange(caches)[:, np.newaxis] * sizes - 1
-    order = np.argsort(accesses.starts, kind="stable")
-    for place, sequence in enumerate(order):
-        start = accesses.starts[sequence]
-        part = distances[start : start + accesses.lengths[sequence]]
+    for sequence, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        part = distances[start : start + length]
         bins = np.bincount((part + offsets).reshape(-1), minlength=caches * sizes)
-        histogram[place] = bins.reshape(caches, sizes)
-    accessed = accesses.lengths[order] * per_token
+        histogram[sequence] = bins.reshape(caches, sizes)
+    accessed = lengths * per_token
     return np.asarray(histogram.cumsum(axis=2) / accessed[:, np.newaxis, np.newaxis])

@@ -1,12 +1,13 @@
 """What makes an expert worth keeping, for caches that keep the experts of highest priority.
 
 A priority is a whole number; those of two resident experts that matter are never equal, because they hold
-the moment of one access. All tables are [experts, rows], a row being one cache of one sequence.
+the moment of one access. Keys are priorities in the narrowest type that holds them, from its lowest value
+up. All tables are [experts, rows], a row being one cache of one sequence.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +16,15 @@ from moesim.routing.locality.accesses import Accesses, IntArray
 
 Keys = npt.NDArray[np.signedinteger[Any]]
 
-UNSEEN: Final = -2
-"""Key of an expert that was never used."""
-
 
 class Priorities:
     """LFU: uses so far in the sequence, then the last use; base of the other orders.
 
     Attributes:
-        keys: priority of each expert, [experts, rows]; ``UNSEEN`` before its first use.
+        unseen: key of an expert that was never used, below all others.
+        empty: key that no expert has, just above.
+        keys: key of each expert, [experts, rows].
+        uses: what the priority counts, int32 [experts, rows].
     """
 
     def __init__(self, accesses: Accesses) -> None:
@@ -31,13 +32,20 @@ class Priorities:
         self.caches, self.per_token = accesses.ids.shape[1:]
         self.moments = accesses.longest * self.per_token + 2
         rows = len(accesses.lengths) * self.caches
-        small = self.moments * (self.most_uses() + 2) < 2**31
-        self.keys: Keys = np.full((accesses.experts, rows), UNSEEN, dtype=np.int32 if small else np.int64)
-        self.uses: Keys = np.zeros_like(self.keys)
+        span = self.moments * (self.most_uses() + 2) + 2
+        kind = np.int16 if span <= 2**16 else np.int32 if span <= 2**32 else np.int64
+        self.unseen = int(np.iinfo(kind).min)
+        self.empty = self.unseen + 1
+        self.keys: Keys = np.full((accesses.experts, rows), self.unseen, dtype=kind)
+        self.uses = np.zeros(self.keys.shape, dtype=np.int32)
 
     def most_uses(self) -> int:
         """Return the largest count that a priority can hold."""
         return self.accesses.longest
+
+    def key(self, priority: IntArray) -> Keys:
+        """Return the keys of priorities from 0."""
+        return (priority + (self.empty + 1)).astype(self.keys.dtype)
 
     def shrink(self, rows: int) -> None:
         """Forget all but the leading rows."""
@@ -60,9 +68,7 @@ class Priorities:
         uses = self.uses.reshape(-1)
         count = uses[places] + 1
         uses[places] = count
-        return np.asarray(
-            count * self.moments + (position * self.per_token + turn + 1), dtype=self.keys.dtype
-        )
+        return self.key(count * np.int64(self.moments) + (position * self.per_token + turn + 1))
 
 
 class Farthest(Priorities):
@@ -78,7 +84,7 @@ class Farthest(Priorities):
 
     def used(self, position: int, turn: int, tokens: IntArray, places: IntArray) -> Keys:
         """Return the priorities of experts just used, [rows]."""
-        return np.asarray(self.moments - self.next[tokens, :, turn].reshape(-1), dtype=self.keys.dtype)
+        return self.key(self.moments - self.next[tokens, :, turn].reshape(-1).astype(np.int64))
 
 
 class Window(Priorities):
@@ -107,14 +113,14 @@ class Window(Priorities):
         if not living:
             return []
         _, experts = self.accesses.at(position, rows // self.caches)
-        step = (np.arange(rows) < living).astype(self.keys.dtype)
+        step = (np.arange(rows) < living).astype(np.int32)
         keys, uses = self.keys.reshape(-1), self.uses.reshape(-1)
         changes = []
         for expert in experts:
             places = expert * rows + np.arange(rows)
             uses[places] += step
-            raised = np.asarray(step * self.moments * (keys[places] >= 0), dtype=keys.dtype)
-            changes.append((places, raised))
+            raised = step * np.int64(self.moments) * (keys[places] > self.empty)
+            changes.append((places, raised.astype(keys.dtype)))
         return changes
 
     def used(self, position: int, turn: int, tokens: IntArray, places: IntArray) -> Keys:
@@ -122,9 +128,7 @@ class Window(Priorities):
         uses = self.uses.reshape(-1)
         count = uses[places] - 1
         uses[places] = count
-        return np.asarray(
-            count * self.moments + (position * self.per_token + turn + 1), dtype=self.keys.dtype
-        )
+        return self.key(count * np.int64(self.moments) + (position * self.per_token + turn + 1))
 
 
 def next_uses(accesses: Accesses) -> npt.NDArray[np.int32]:

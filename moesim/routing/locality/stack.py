@@ -17,16 +17,15 @@ import numpy.typing as npt
 
 from moesim.errors import InputError, unknown_name
 from moesim.routing.locality.accesses import Accesses, IntArray
-from moesim.routing.locality.priorities import UNSEEN, Farthest, Keys, Priorities, Window
+from moesim.routing.locality.priorities import Farthest, Keys, Priorities, Window
 
 Distances = npt.NDArray[np.signedinteger[Any]]
 
 POLICIES: Final = ("lru", "lfu", "belady", "sch")
 """Least recently used, least frequently used in the sequence, farthest next use, least used in a segment."""
 
-_EMPTY: Final = -1
-_WIDE: Final = 512
-"""Rows from which a loop over places beats doubling steps: its calls then have work to do."""
+_WIDE: Final = 256
+"""Rows from which going from place to place beats doubling steps: its calls then have work to do."""
 
 
 def stack_distances(accesses: Accesses, policy: str, window: int | None = None) -> Distances:
@@ -86,86 +85,108 @@ def _general(accesses: Accesses, order: Priorities, distances: Distances) -> Non
     """Keep the list of every row sorted as its policy demands, by the keys that it stands for."""
     caches, per_token = accesses.ids.shape[1:]
     sequences = len(accesses.lengths)
-    stack: Keys = np.full(order.keys.shape, _EMPTY, dtype=order.keys.dtype)
-    seen = np.zeros(stack.shape[1], dtype=np.int64)
+    stack = _Stack(order, sequences * caches)
+    seen = np.zeros(sequences * caches, dtype=np.int64)
     for position in range(accesses.longest):
         living = accesses.active(position)
         if living * 8 <= sequences * 7 or living == 1 < sequences:  # carry few rows that have ended
             sequences = living
             order.shrink(living * caches)
-            stack, seen = np.ascontiguousarray(stack[:, : living * caches]), seen[: living * caches]
-        rows = stack.shape[1]
-        columns = np.arange(rows)
-        flat, keys = stack.reshape(-1), order.keys.reshape(-1)
+            stack, seen = stack.shrunk(living * caches), seen[: living * caches]
+        keys = order.keys.reshape(-1)
         for places, step in order.raised(position):
-            at = np.flatnonzero(stack == keys[places])
-            flat[at] += step[at % rows]
+            stack.raise_by(stack.find(keys[places]), step)
             keys[places] += step
         tokens, experts = accesses.at(position, sequences)
-        found, first = _look_up(stack, order.keys, experts, seen)
+        found, first = np.empty(experts.shape, dtype=np.int64), stack.columns
+        offsets = experts * stack.rows + stack.columns
+        for turn, places in enumerate(offsets):
+            key = keys[places]
+            new = key == order.unseen
+            at = stack.find(key)
+            first = at if turn == 0 else first
+            found[turn] = np.where(new, seen, at) + 1
+            seen += new
         alive = slice(0, living)
         distances[tokens[alive]] = found.T.reshape(sequences, caches, per_token)[alive]
-        running = np.empty_like(stack)
-        for turn, expert in enumerate(experts):
-            places = expert * rows + columns
-            at = first if turn == 0 else np.flatnonzero(stack == keys[places])
-            key = order.used(position, turn, tokens, places)
-            _take(stack, running, at, key)
-            keys[places] = key
+        for turn, places in enumerate(offsets):
+            at = first if turn == 0 else stack.find(keys[places])
+            keys[places] = key = order.used(position, turn, tokens, places)
+            stack.take(at, key)
 
 
-def _look_up(stack: Keys, table: Keys, experts: IntArray, seen: IntArray) -> tuple[IntArray, IntArray]:
-    """Find the experts of a token in the list.
+class _Stack:
+    """The lists of all rows: keys by place, [experts + 1, rows]; the last place is that of no expert."""
 
-    Returns:
-        Distances, int64 [per_token, rows], and the flat places of the first expert in the list.
-    """
-    rows = stack.shape[1]
-    columns = np.arange(rows)
-    found = np.empty(experts.shape, dtype=np.int64)
-    first = np.zeros(0, dtype=np.int64)
-    for turn, expert in enumerate(experts):
-        key = table[expert, columns]
-        at = np.flatnonzero(stack == key)
-        found[turn] = seen + 1
-        place = at // rows
-        found[turn, at - place * rows] = place + 1
-        seen += key == UNSEEN
-        first = at if turn == 0 else first
-    return found, first
+    def __init__(self, order: Priorities, rows: int, keys: Keys | None = None) -> None:
+        self.order, self.rows = order, rows
+        self.experts = len(order.keys)
+        self.wide = rows >= _WIDE
+        shape = (self.experts + 1, rows)
+        self.keys = np.full(shape, order.empty, order.keys.dtype) if keys is None else keys
+        self.spare = np.empty((2, 1 if self.wide else self.experts, rows), dtype=self.keys.dtype)
+        self.columns = np.arange(rows)
+        kind = np.uint8 if self.experts < 2**8 else np.uint16 if self.experts < 2**16 else np.uint32
+        self.depth = np.arange(self.experts, 0, -1, dtype=kind)[:, np.newaxis]
+        self.same = np.empty((self.experts, rows), dtype=np.bool_)
+        self.deep = np.empty((self.experts, rows), dtype=kind)
 
+    def shrunk(self, rows: int) -> _Stack:
+        """Return the leading rows."""
+        return _Stack(self.order, rows, np.ascontiguousarray(self.keys[:, :rows]))
 
-def _take(stack: Keys, running: Keys, at: IntArray, key: Keys) -> None:
-    """Put used experts on top of the list.
+    def find(self, key: Keys) -> IntArray:
+        """Return the place of one key in each row, int64 [rows]; ``experts`` where it is not in the list."""
+        np.equal(self.keys[: self.experts], key, out=self.same)
+        if self.wide:
+            np.multiply(self.same.view(np.uint8), self.depth, out=self.deep)
+            deepest: IntArray = np.maximum.reduce(self.deep, axis=0).astype(np.int64)
+            return self.experts - deepest
+        found = np.full(self.rows, self.experts)
+        at = np.flatnonzero(self.same)
+        place = at // self.rows
+        found[at - place * self.rows] = place
+        return found
 
-    Each size keeps its old residents but the lowest of them, down to the old place of the expert.
-    So place i + 1 gets the higher of what stood there and the lowest of places 0 to i.
+    def raise_by(self, places: IntArray, step: Keys) -> None:
+        """Raise the keys at one place of each row."""
+        self.keys.reshape(-1)[places * self.rows + self.columns] += step
 
-    Args:
-        stack: keys by place, [experts, rows].
-        running: room for a copy.
-        at: flat places of the experts, where they are in the list.
-        key: new keys, [rows].
-    """
-    stack.reshape(-1)[at] = _EMPTY  # lowest of all: nothing below it changes, and its place is filled
-    lowest = _running_minimum(stack, running)
-    np.maximum(lowest[:-1], stack[1:], out=stack[1:])
-    stack[0] = key
+    def take(self, places: IntArray, key: Keys) -> None:
+        """Put used experts on top of the list.
 
+        Each size keeps its old residents but the lowest of them, down to the old place of the expert.
+        So place i + 1 gets the higher of what stood there and the lowest of places 0 to i.
 
-def _running_minimum(stack: Keys, running: Keys) -> Keys:
-    """Return the minimum of each place and those before it; numpy's own accumulate is slow on this axis."""
-    places, rows = stack.shape
-    if rows >= _WIDE or places < 8:
-        running[0] = stack[0]
-        for place in range(1, places):
-            np.minimum(running[place - 1], stack[place], out=running[place])
-        return running
-    source, target, other = stack, running, np.empty_like(stack)
-    reach = 1
-    while reach < places:
-        target[:reach] = source[:reach]
-        np.minimum(source[reach:], source[:-reach], out=target[reach:])
-        source, target, other = target, other, target
-        reach *= 2
-    return source
+        Args:
+            places: where the experts are, [rows].
+            key: their new keys, [rows].
+        """
+        # Lowest of all: nothing below it changes, and its place is filled.
+        self.keys.reshape(-1)[places * self.rows + self.columns] = self.order.empty
+        if self.wide:
+            self._step_down()
+        else:
+            lowest, below = self._lowest(), self.keys[1 : self.experts]
+            np.maximum(lowest[:-1], below, out=below)
+        self.keys[0] = key
+
+    def _step_down(self) -> None:
+        """Carry the lowest so far from place to place."""
+        lowest, lower = self.spare[:, 0]
+        lowest[:] = self.keys[0]
+        for keys in self.keys[1 : self.experts]:
+            np.minimum(lowest, keys, out=lower)
+            np.maximum(lowest, keys, out=keys)
+            lowest, lower = lower, lowest
+
+    def _lowest(self) -> Keys:
+        """Return the minimum of each place and those before it, in doubling steps."""
+        source, (target, other) = self.keys[: self.experts], self.spare
+        reach = 1
+        while reach < self.experts:
+            target[:reach] = source[:reach]
+            np.minimum(source[reach:], source[:-reach], out=target[reach:])
+            source, target, other = target, other, target
+            reach *= 2
+        return source
