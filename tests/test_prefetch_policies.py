@@ -14,7 +14,7 @@ from moesim.errors import InputError
 from moesim.policies.offload.hybrimoe import ExpertTimes, prefetch_gains, rank_prefetches
 from moesim.policies.prefetch.base import Outlook, PrefetchFrame
 from moesim.policies.prefetch.common import by_load
-from moesim.policies.prefetch.given import NOBODY, spoilt
+from moesim.policies.prefetch.given import NOBODY, GivenState, spoilt
 from moesim.policies.prefetch.history import set_size
 from moesim.policies.registry import create_prefetch, policy_types, prefetch_names
 from moesim.policies.table import prefetch_table
@@ -213,11 +213,13 @@ def test_a_spoilt_prediction_names_experts_once_and_keeps_ranks(seed, experts, a
     k = data.draw(st.integers(1, experts))
     random = np.random.default_rng(seed)
     truth = random.random((20, experts)).argsort(axis=1)[:, :k]
-    found = spoilt(truth, experts, accuracy, (seed, 3, -1, 2))
-    for token, true in zip(found, truth, strict=True):
+    missed = random.random(truth.shape) >= accuracy
+    found = spoilt(truth, experts, missed, (seed, 3, 0, 2))
+    for place, (token, true) in enumerate(zip(found, truth, strict=True)):
         named = [expert for expert in token.tolist() if expert != NOBODY]
         assert len(set(named)) == len(named)
         wrong = token != true
+        assert (wrong == missed[place]).all()
         assert not set(token[wrong].tolist()) & set(true.tolist())
         assert len(named) == k - max(int(wrong.sum()) - (experts - k), 0)
     if accuracy == 0:
@@ -226,7 +228,8 @@ def test_a_spoilt_prediction_names_experts_once_and_keeps_ranks(seed, experts, a
 
 def test_wrong_experts_are_all_alike():
     truth = np.tile(np.asarray([[2, 5]]), (20000, 1))
-    found = spoilt(truth, 8, 0.5, (1, 2, 3, 4))
+    missed = np.random.default_rng(4).random(truth.shape) >= 0.5
+    found = spoilt(truth, 8, missed, (1, 2, 3, 4))
     counts = np.bincount(found.ravel(), minlength=8)
     wrong = counts[[0, 1, 3, 4, 6, 7]]
     assert abs(counts[[2, 5]] - 10000).max() < 400
@@ -245,9 +248,17 @@ def test_predictions_do_not_depend_on_what_was_asked_before():
 
 def test_other_seeds_iterations_and_layers_err_elsewhere():
     truth = np.tile(np.arange(4), (50, 1))
-    keys = [(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 1), (0, 0, 0, 2)]
-    found = [spoilt(truth, 32, 0.5, key).tolist() for key in keys]
-    assert all(found[i] != found[j] for i in range(5) for j in range(i))
+    keys = [(0, 0, 0, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 2), (0, 0, 0, 2), (0, 0, -1, 2)]
+
+    def foretold(seed, iteration, layer, target):
+        frame = PrefetchFrame(
+            3, 32, 4, np.zeros((0, 3, 4), dtype=np.int64), np.zeros(0, dtype=np.int64), seed
+        )
+        outlook = Outlook(iteration, layer, 50, True, [set()] * 3, [32] * 3, lambda t: truth)
+        return GivenState(frame).predict(outlook, target, 0.5)
+
+    found = [foretold(*key) for key in keys]
+    assert all(found[i] != found[j] for i in range(6) for j in range(i))
 
 
 def test_the_union_over_a_prompt_is_nearly_exact():

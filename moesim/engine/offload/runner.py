@@ -363,15 +363,18 @@ class _Held(Sequence["AbstractSet[int]"]):
 
     def __init__(self, residency: Sequence[Residency]) -> None:
         self._residency = residency
+        self._found: dict[int, set[int]] = {}
 
     def __len__(self) -> int:
         return self._residency[0].frame.layers
 
     def __getitem__(self, layer: int) -> AbstractSet[int]:  # type: ignore[override]
-        if not 0 <= layer < len(self):
-            raise IndexError(layer)
-        row = layer
-        found = self._residency[0].held(row)
-        for other in self._residency[1:]:
-            found |= other.held(row)
-        return found
+        known = self._found.get(layer)
+        if known is None:
+            if not 0 <= layer < len(self):
+                raise IndexError(layer)
+            known = self._residency[0].held(layer)
+            for other in self._residency[1:]:
+                known |= other.held(layer)
+            self._found[layer] = known
+        return known

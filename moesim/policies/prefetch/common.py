@@ -18,6 +18,8 @@ def by_load(ids: Ints) -> dict[int, int]:
     Args:
         ids: predicted experts, [tokens, k], falling rank; negative ones are left out.
     """
+    if len(ids) == 1:
+        return {expert: 1 for expert in ids[0].tolist() if expert >= 0}
     rank = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)[ids >= 0]
     experts, index, load = np.unique(ids[ids >= 0], return_inverse=True, return_counts=True)
     best = np.full(len(experts), ids.shape[1], dtype=np.int64)

@@ -15,34 +15,32 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from moesim.policies.prefetch.base import Ints, Outlook, PrefetchFrame
+from moesim.policies.prefetch.base import Floats, Ints, Outlook, PrefetchFrame
 from moesim.policies.prefetch.common import by_load
+
+Bools = npt.NDArray[np.bool_]
 
 NOBODY: Final = -1
 
 
-def spoilt(truth: Ints, experts: int, accuracy: float, key: tuple[int, int, int, int]) -> Ints:
+def spoilt(truth: Ints, experts: int, wrong: Bools, key: tuple[int, ...]) -> Ints:
     """Return a prediction of expert ids, [tokens, k] in the order of the truth, ``NOBODY`` for none.
 
     Args:
         truth: expert ids that will be needed, [tokens, k].
         experts: experts of the layer.
-        accuracy: probability with which each is kept.
-        key: seed, iteration, layer that predicts (from -1), layer that is predicted.
+        wrong: which of them the predictor misses, [tokens, k].
+        key: what draws of replacements depend on, whole numbers from 0.
     """
     predicted = np.array(truth, dtype=np.int64)
-    if accuracy >= 1 or predicted.size == 0:
-        return predicted
-    seed, iteration, layer, target = key
-    random = np.random.default_rng((seed, iteration, layer + 1, target))
-    wrong = random.random(predicted.shape) >= accuracy
     tokens = np.flatnonzero(wrong.any(axis=1))
     if tokens.size == 0:
         return predicted
     missed = wrong[tokens]
     k = predicted.shape[1]
-    worth = random.random((tokens.size, experts))
+    worth = np.random.default_rng(key).random((tokens.size, experts))
     np.put_along_axis(worth, predicted[tokens], 2.0, axis=1)
     others = np.argsort(worth, axis=1)[:, : min(k, experts - k)]
     padded = np.full((tokens.size, k), NOBODY, dtype=np.int64)
@@ -61,10 +59,11 @@ class GivenState:
         self.frame = frame
         self._iteration = -1
         self._made: dict[tuple[int, int], dict[int, int]] = {}
+        self._drawn: dict[int, Floats] = {}
 
     def reset(self) -> None:
         """Begin a new request: keep no prediction."""
-        self._made = {}
+        self._made, self._drawn = {}, {}
 
     def see(self, layer: int, ids: Ints) -> None:
         """Learn nothing."""
@@ -88,10 +87,24 @@ class GivenState:
         """
         assert outlook.truth is not None
         if outlook.iteration != self._iteration:
-            self._iteration, self._made = outlook.iteration, {}
+            self._iteration, self._made, self._drawn = outlook.iteration, {}, {}
         layer = outlook.layer if made_at is None else made_at
         if (layer, target) not in self._made:
-            key = (self.frame.seed, outlook.iteration, layer, target)
-            ids = spoilt(outlook.truth(target), self.frame.experts, accuracy, key)
-            self._made[layer, target] = by_load(ids[:, :top])
+            truth = outlook.truth(target)
+            wrong = self._luck(outlook.iteration, layer, target, truth) >= accuracy
+            if wrong.any():
+                key = (self.frame.seed, outlook.iteration, layer + 1, target)
+                truth = spoilt(truth, self.frame.experts, wrong, key)
+            self._made[layer, target] = by_load(truth[:, :top])
         return self._made[layer, target]
+
+    def _luck(self, iteration: int, layer: int, target: int, truth: Ints) -> Floats:
+        """Return the draws that decide what is missed of a layer, [tokens, k].
+
+        Those of all layers that are predicted before the first, or over the same distance, are drawn at once.
+        """
+        distance = 0 if layer < 0 else target - layer
+        if distance not in self._drawn:
+            random = np.random.default_rng((self.frame.seed, iteration, distance))
+            self._drawn[distance] = random.random((self.frame.layers, *truth.shape))
+        return np.asarray(self._drawn[distance][target])
