@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.routing.locality import Accesses, hit_rate_curves
+from moesim.routing.locality import Accesses, hit_rate_curves, stack, stack_distances
 
 GOLDENS = Path(__file__).resolve().parents[2] / "shared" / "data" / "goldens"
 FILES = sorted(path.name for path in GOLDENS.glob("lrc_*.json") if "reference" not in path.name)
@@ -89,6 +90,27 @@ def test_one_pass_tells_what_caches_of_every_size_do(policy, window, case):
             tokens = ids[start : start + length, layer].tolist()
             wanted = [explicit(tokens, policy, window, size) for size in range(1, experts + 1)]
             assert curves[sequence, layer] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("policy", "window"), POLICIES)
+@given(case=routed())
+def test_many_rows_are_handled_otherwise_and_give_the_same(policy, window, case):
+    ids, lengths, experts = case
+    accesses = Accesses.of(ids, lengths, experts=experts)
+    found = []
+    for wide in (1, 1 << 30):
+        with patch.object(stack, "_WIDE", wide):
+            found.append(stack_distances(accesses, policy, window))
+    assert (found[0] == found[1]).all()
+
+
+@pytest.mark.parametrize(("policy", "window"), POLICIES)
+def test_priorities_of_long_sequences(policy, window):
+    """They need a wider type: LFU from some hundred tokens, the others later."""
+    ids = np.random.default_rng(7).random((700, 1, 5)).argsort(axis=2)[..., :2]
+    curve = hit_rate_curves(Accesses.of(ids, experts=5), policy, window)[0, 0]
+    tokens = ids[:, 0].tolist()
+    assert curve == pytest.approx([explicit(tokens, policy, window, size) for size in range(1, 6)])
 
 
 @given(case=routed())
