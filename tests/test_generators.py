@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.routing.generators import create_generator, generator_kinds, generator_parameters
+from moesim.routing.generators import create_generator, generator_kinds, generator_parameters, sampling
 from moesim.routing.generators.base import Generator
 from moesim.routing.generators.sampling import apportion, dealt, inclusion, on_grid, sampled
 from moesim.routing.source import RoutingSource
@@ -294,8 +294,19 @@ def test_counts_of_few_tokens_are_binomial_too(tokens: int) -> None:
     np.testing.assert_allclose(counts.var(axis=0), tokens * chances * (1 - chances), rtol=0.1, atol=0.01)
 
 
+def test_tokens_drawn_one_by_one_fall_into_gaps_in_proportion() -> None:
+    cell = 1 << 26  # gaps within a cell of the table, across cells, and of exactly one cell
+    points = np.array([0, cell // 4, cell // 2, cell, 2 * cell, 3 * cell + 5, 1 << 39, (1 << 40) - cell // 3])
+    sizes = np.diff(points, append=1 << 40)
+    amount, draw = 1 << 24, np.random.default_rng(0)
+    found = sampling._counted(points, devices(amount), draw)[0]
+    wanted = amount * sizes / (1 << 40)
+    assert found.sum() == amount
+    assert float(((found - wanted) ** 2 / wanted).sum()) < 24.3  # chi-square, 7 degrees of freedom: 1 in 1000
+
+
 def test_devices_keep_their_tokens_and_their_law() -> None:
-    tokens = devices(9000, 0, 1, 8000, 3, 0, 9000)
+    tokens = devices(9000, 0, 1, 8000, 3, 0, 9000)  # more than a block takes, drawn one by one
     popularity = np.arange(1.0, 2001.0)
     grid = on_grid(popularity, 8)
     first, again = (sampled(grid, tokens, np.random.default_rng(1)) for _ in range(2))

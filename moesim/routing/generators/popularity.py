@@ -37,6 +37,8 @@ class PopularityGenerator(Generator):
     """
 
     popularity: FloatArray
+    one_by_one: ClassVar[bool] = True
+    """Whether few tokens are drawn one by one, which is faster."""
 
     def __init__(self, shape: Shape, parameters: PopularityParameters) -> None:
         super().__init__(shape, parameters)
@@ -66,7 +68,7 @@ class PopularityGenerator(Generator):
             parts = np.split(counts[layer], self._groups, axis=-1)
             for part, grid, group in zip(parts, grids, self._labels, strict=True):
                 draw = stream(self.shape.seed, self.kind, *window, "layer", layer, *group)
-                part[...] = sampled(grid, tokens, draw)
+                part[...] = sampled(grid, tokens, draw, self.one_by_one)
         return counts
 
     def request(self, number: int, tokens: int) -> Tokens:
@@ -99,6 +101,8 @@ class Uniform(PopularityGenerator):
 
     kind: ClassVar[str] = "uniform"
     parameters_model: ClassVar[type[GeneratorParameters]] = PopularityParameters
+    # Published times of exchanges are predicted for one draw of this kind each, which stays what it was.
+    one_by_one: ClassVar[bool] = False
 
     def _popularity(self, draw: np.random.Generator) -> FloatArray:
         return np.full(self.experts, 1.0 / self.experts)
