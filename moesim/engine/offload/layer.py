@@ -329,6 +329,7 @@ class LayerRunner:
                 if line.running and line.free <= now:
                     self._done(device, line)
                 self._ask_pending(device, layer, turn, now)
+                self.machine.feed(device, now)
                 self._start(device, layer, turn, line, now, watched)
         for turn, line in zip(turns, lines, strict=True):
             turn.end = line.free
