@@ -45,7 +45,9 @@ def replayed(description: Mapping, cache: Any, capacity: int, scope: str) -> Any
         tokens.weights,
         profile=runner.sizes.profile,
     )
-    return np.stack([done.accesses, done.hits, done.low_hits, done.loads, done.low_loads, done.skipped], axis=1)
+    return np.stack(
+        [done.accesses, done.hits, done.low_hits, done.loads, done.low_loads, done.skipped], axis=1
+    )
 
 
 def capacity_of(scope: str, slots: int, layers: int) -> int:

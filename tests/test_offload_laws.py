@@ -123,7 +123,9 @@ def check_rates(run: Ran) -> None:
     """A run is no shorter than what its busiest link and device have to do."""
     moved = [(amount, rate) for _, amount, rate in run.runner.loader.carried()]
     # What is still under way at the end does not count.
-    left = sum(run.runner.machine.sizes[f.precision][f.layer][f.expert] for f in run.runner.machine.flights.values())
+    left = sum(
+        run.runner.machine.sizes[f.precision][f.layer][f.expert] for f in run.runner.machine.flights.values()
+    )
     for amount, rate in moved:
         assert run.end >= (amount - 3 * left) / rate * (1 - 1e-9)
     devices = len(run.runner.machine.residency)
