@@ -118,8 +118,8 @@ class LayerRunner:
         residency = machine.residency[device]
         counts = machine.counts[device][layer]
         needed = set(demand.experts)
-        machine.pin(device, layer, demand.experts)
         if not demand.experts:
+            machine.pin(device, layer, ())
             machine.settle(device, layer, needed)
             return
         residency.see(step, layer, demand.ids, demand.weights, demand.precision)
@@ -131,6 +131,7 @@ class LayerRunner:
         experts: list[int] = []
         tokens: list[int] = []
         kinds: dict[int, int] = {}
+        in_low: set[int] = set()
         for place, (expert, count) in enumerate(zip(demand.experts, demand.tokens, strict=True)):
             slot = first + expert
             wanted = HIGH if demand.classes is None else demand.classes[place]
@@ -147,10 +148,12 @@ class LayerRunner:
             elif low is not None and slot in low.resident[cache]:
                 counts[HITS] += 1
                 counts[LOW_HITS] += 1
+                in_low.add(expert)
                 turn.low += count
                 turn.ready.append((count, slot))
                 here = True
             elif low is not None and (number := low.coming[cache].get(slot)) is not None:
+                in_low.add(expert)
                 turn.low += count
                 self._await(device, number, (count, slot), counts, turn)
                 here = True
@@ -160,11 +163,13 @@ class LayerRunner:
                 continue
             else:
                 kinds[expert] = LOW
+                in_low.add(expert)
                 here = False
             experts.append(expert)
             tokens.append(count)
             there.append(here)
         turn.copies, turn.active = sum(tokens), len(experts)
+        machine.pin(device, layer, needed - in_low if in_low else needed, in_low)
         if kinds or self.misses.uses_cpu:
             self._misses(device, layer, turn, (experts, tokens, there, kinds), prefill)
         machine.settle(device, layer, needed)
@@ -208,8 +213,8 @@ class LayerRunner:
             counts[CPU] += 1
             turn.cpu.append(copies[expert])
             if expert not in kinds:
-                # It is there, but the CPU takes it: the device has one less to compute.
-                turn.ready.remove((copies[expert], machine.residency[device].slot(layer, expert)))
+                # It is there or on its way, but the CPU takes it: the device has one less to compute.
+                self._leave_to_cpu(device, (copies[expert], machine.residency[device].slot(layer, expert)), turn)
         for expert in choice.loads:
             precision = kinds.get(expert, HIGH)
             count = copies.get(expert, 0)
@@ -222,6 +227,15 @@ class LayerRunner:
             else:
                 residency = machine.residency[device]
                 turn.awaited[number] = (count, -1 if residency.fixed else residency.slot(layer, expert))
+
+    def _leave_to_cpu(self, device: int, expert: Ready, turn: Turn) -> None:
+        """Take an expert that the device holds or awaits off its list, and let it leave."""
+        if expert in turn.ready:
+            turn.ready.remove(expert)
+        else:
+            number = next(number for number, awaited in turn.awaited.items() if awaited == expert)
+            del turn.awaited[number]
+        self.machine.unpin(device, expert[1])
 
     def _load_alone(self, device: int, size: float) -> float:
         key = (device, size)
@@ -315,6 +329,7 @@ class LayerRunner:
                 if line.running and line.free <= now:
                     self._done(device, line)
                 self._ask_pending(device, layer, turn, now)
+                self.machine.feed(device, now)
                 self._start(device, layer, turn, line, now, watched)
         for turn, line in zip(turns, lines, strict=True):
             turn.end = line.free
@@ -338,7 +353,7 @@ class LayerRunner:
         line.running = False
         if line.slot < 0:
             self.machine.left(device)
-        self.machine.pinned[device].discard(line.slot)
+        self.machine.unpin(device, line.slot)
 
     def _ask_pending(self, device: int, layer: int, turn: Turn, now: float) -> None:
         """Ask for experts that waited for a slot, as many as fit now."""

@@ -96,15 +96,23 @@ class Machine:
         self.in_air = [0] * len(residency)
         self.passing = [0] * len(residency)
         self.wanted: list[deque[tuple[int, int, int]]] = [deque() for _ in residency]
-        self.pinned: list[set[int]] = [set() for _ in residency]
+        self.pinned: list[list[set[int]]] = [[set(), set()] for _ in residency]
         self.foreseen: list[dict[int, set[int]]] = [{} for _ in residency]
         self.pinned_cache = [-1] * len(residency)
 
-    def pin(self, device: int, layer: int, experts: Iterable[int]) -> None:
-        """Keep the experts that a layer needs until the next one's router answers."""
+    def pin(self, device: int, layer: int, high: Iterable[int], low: Iterable[int] = ()) -> None:
+        """Keep the experts that a layer needs, in each precision, until the next one's router answers.
+
+        A copy in the other precision may leave: nobody waits for it to be computed.
+        """
         residency = self.residency[device]
-        self.pinned[device] = {residency.slot(layer, expert) for expert in experts}
+        self.pinned[device] = [{residency.slot(layer, expert) for expert in part} for part in (high, low)]
         self.pinned_cache[device] = residency.cache(layer)
+
+    def unpin(self, device: int, slot: int) -> None:
+        """Let an expert go that has been computed, or is elsewhere."""
+        for pinned in self.pinned[device]:
+            pinned.discard(slot)
 
     def ask(self, device: int, layer: int, expert: int, precision: int, now: float) -> int | None:
         """Load an expert on demand; returns the copy's number, or None where nothing can leave yet."""
@@ -114,7 +122,7 @@ class Machine:
                 return None
             self.passing[device] += 1
         else:
-            pinned = self.pinned[device]
+            pinned = self.pinned[device][precision]
             able = residency.make_room(layer, precision, pinned | self._coming_up(device, layer, precision))
             if not (able or residency.make_room(layer, precision, pinned)):
                 return None
@@ -144,7 +152,7 @@ class Machine:
                 continue
             keep = self._coming_up(device, layer, precision)
             if self.pinned_cache[device] == cache:
-                keep = keep | self.pinned[device]
+                keep = keep | self.pinned[device][precision]
             if not residency.make_room(layer, precision, keep):
                 continue
             self.counts[device][layer][PREFETCHES] += 1
@@ -203,13 +211,13 @@ class Machine:
                 mine = [slot for slot in fresh if first <= slot < first + experts]
                 for slot in mine:
                     fresh.discard(slot)
-                    self._judge(counts, precision, layer, slot - first, slot in needed)
+                    self._judge(counts, precision, layer, slot - first, slot - first in needed)
             for slot, number in coming.items():
                 if first <= slot < first + experts and self.flights[number].prefetched:
                     if number in self.stale:
                         continue
                     self.stale.add(number)
-                    self._judge(counts, precision, layer, slot - first, slot in needed)
+                    self._judge(counts, precision, layer, slot - first, slot - first in needed)
         gone, residency.gone = residency.gone, []
         for precision, slot in gone:
             where, expert = divmod(slot, experts)

@@ -203,6 +203,8 @@ class OffloadRunner:
         if self.predicts:
             machine.run_to(self.now)
             self._predict(iteration, demand, -1)
+            for device in range(len(machine.residency)):
+                machine.feed(device, self.now)
         turns: list[list[Turn]] = []
         exchange, dispatched = plans.exchange, np.zeros((2, len(demand.layers)))
         if exchange is not None:
