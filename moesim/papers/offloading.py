@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,7 @@ from moesim.engine.offload.runner import OffloadRunner
 from moesim.errors import InputError
 from moesim.policies.offload.precision import HIGH, LOW, SKIP, precision_of
 from moesim.routing.locality import Accesses, hit_rate_curves
-from moesim.routing.requests import Tokens, token_source
+from moesim.routing.requests import token_source
 
 if TYPE_CHECKING:
     from moesim.engine.setup import Setup
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
 _WINDOW: Final = 16
 """Tokens that the segment cache looks ahead, as in local routing consistency (arXiv 2505.16056)."""
 
-_SEQUENCES: Final = 4
-"""Sequences that caches are looked at with."""
-
-_LENGTH: Final = 512
-"""Tokens of each, as there."""
+_LENGTH: Final = 128
+"""Tokens of the sequence that caches are looked at with."""
 
 _GATES: Final = 512
 """Tokens whose gate weights are looked at."""
@@ -52,14 +50,6 @@ def _missed(result: Result, name: str) -> float:
     """Return the share of the misses, loaded or skipped, that are of one kind."""
     total = result.tables["iterations"][["loads", "low_loads", "skipped"]].sum()
     return float(total[name] / total.sum())
-
-
-def _penalty(result: Result) -> float:
-    """Return HOBBIT's penalty of misses per lookup: those loaded in low precision count their size."""
-    total = result.tables["iterations"].drop(columns=["phase"]).sum()
-    mix = result.parameters["offload"]["cache"]
-    low = float(mix.get("low_size", 1.0))
-    return float((total["loads"] + low * total["low_loads"]) / total["accesses"])
 
 
 OF_RUN: Final[Mapping[str, Callable[[Result], float]]] = MappingProxyType(
@@ -90,7 +80,6 @@ OF_TWO: Final[Mapping[str, Callable[[Result, Result], float]]] = MappingProxyTyp
         "hit_rate_gain": lambda result, other: (
             _figure(result, "hit_rate") - _figure(other, "hit_rate")
         ),
-        "miss_penalty_reduction": lambda result, other: 1 - _penalty(result) / _penalty(other),
         "memory_saving": lambda result, other: 1 - result.peak_memory_bytes / other.peak_memory_bytes,
     }
 )
@@ -126,27 +115,28 @@ def _gates(setup: Setup, given: Mapping[str, Any], kind: int) -> float:
 
 
 def _locality(setup: Setup, given: Mapping[str, Any]) -> float:
-    """Return the hit rate of caches that hold ``rho`` times top-k experts of each layer."""
-    curve = _curve(setup, str(given["cache"]))
-    return curve[int(given["rho"] * setup.model.top_k + 0.5) - 1]
+    """Return the hit rate of one cache that holds ``rho`` times the experts of a token in all layers."""
+    return _rate(setup, given, float(given["rho"]))
 
 
 def _knee(setup: Setup, given: Mapping[str, Any]) -> float:
-    """Return how much more the second k experts of a cache add to its hits than the third."""
-    k, curve = setup.model.top_k, _curve(setup, str(given["cache"]))
-    return (curve[2 * k - 1] - curve[k - 1]) / (curve[3 * k - 1] - curve[2 * k - 1])
+    """Return how much more hits grow with rho from 1 to 2 than from 2 to 3."""
+    one, two, three = (_rate(setup, given, rho) for rho in (1.0, 2.0, 3.0))
+    return (two - one) / (three - two)
 
 
-def _curve(setup: Setup, cache: str) -> list[float]:
-    """Return the hit rate of caches of every size, mean over sequences and layers."""
-    source = token_source(setup.routing)
-    found: list[Tokens] = [source.request(number, _LENGTH) for number in range(_SEQUENCES)]
-    accesses = Accesses.of(
-        np.concatenate([tokens.ids for tokens in found]),
-        np.asarray([len(tokens) for tokens in found]),
-        experts=setup.model.experts,
-    )
+def _rate(setup: Setup, given: Mapping[str, Any], rho: float) -> float:
+    ids = token_source(setup.routing).request(0, _LENGTH).ids
+    curve = _curve(ids.tobytes(), ids.shape, setup.model.experts, str(given["cache"]))
+    return curve[int(rho * ids.shape[1] * ids.shape[2] + 0.5) - 1]
+
+
+@lru_cache(maxsize=16)
+def _curve(ids: bytes, shape: tuple[int, ...], experts: int, cache: str) -> list[float]:
+    """Return the hit rate of a cache of every size."""
+    array = np.frombuffer(ids, dtype=np.int64).reshape(shape)
     window = _WINDOW if cache == "sch" else None
+    accesses = Accesses.of(array, experts=experts).together()
     rates: list[float] = hit_rate_curves(accesses, cache, window).mean(axis=(0, 1)).tolist()
     return rates
 

@@ -45,7 +45,6 @@ Quantity = Literal[
     "prefill_reduction",
     "output_speedup",
     "hit_rate_gain",
-    "miss_penalty_reduction",
     "memory_saving",
     # One expert, or caches, without a run.
     "expert_load_ms",

@@ -71,6 +71,7 @@ class _Runs:
     def __init__(self, paper: Paper) -> None:
         self.paper = paper
         self.known: dict[str, Result] = {}
+        self.setups: dict[str, Setup] = {}
 
     def run(self, scenario: str, settings: dict[str, Any], policy: str) -> Result:
         """Run a policy in a scenario with settings changed."""
@@ -87,8 +88,11 @@ class _Runs:
 
     def setup(self, scenario: str, settings: dict[str, Any], policy: str) -> Setup:
         """Return everything a run would use."""
-        loaded = self.scenario(scenario, settings)
-        return Bench(loaded).setup(choose(loaded, [policy])[0])
+        key = json.dumps([scenario, settings, policy], sort_keys=True)
+        if key not in self.setups:
+            loaded = self.scenario(scenario, settings)
+            self.setups[key] = Bench(loaded).setup(choose(loaded, [policy])[0])
+        return self.setups[key]
 
     def journey(self, scenario: str, settings: dict[str, Any], policy: str) -> tuple[IntArray, IntArray]:
         """Return tokens' experts in a step that placement has not seen, and where a policy places them."""
