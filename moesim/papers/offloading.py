@@ -47,8 +47,9 @@ def _waiting(result: Result, phase: str) -> float:
 
 
 def _missed(result: Result, name: str) -> float:
-    """Return the share of the misses, loaded or skipped, that are of one kind."""
-    total = result.tables["iterations"][["loads", "low_loads", "skipped"]].sum()
+    """Return the share of the misses of decoding, loaded or skipped, that are of one kind."""
+    passes = result.tables["iterations"]
+    total = passes.loc[passes["phase"] == "decode", ["loads", "low_loads", "skipped"]].sum()
     return float(total[name] / total.sum())
 
 
