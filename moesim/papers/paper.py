@@ -30,6 +30,40 @@ Quantity = Literal[
     "hop_reduction",
     "experts_tail_reduction",
     "exchange_tail_reduction",
+    # Runs that offload, see moesim.papers.offloading.
+    "ttft_s",
+    "tpot_ms",
+    "decode_tokens_per_s",
+    "output_tokens_per_s",
+    "hit_rate",
+    "good_pred",
+    "prefill_wait_share",
+    "decode_wait_share",
+    "miss_high_share",
+    "miss_low_share",
+    "miss_skip_share",
+    "decode_speedup",
+    "prefill_speedup",
+    "prefill_reduction",
+    "output_speedup",
+    "hit_rate_gain",
+    "memory_saving",
+    # One expert, or caches, without a run.
+    "expert_load_ms",
+    "layer_load_ms",
+    "layer_compute_ms",
+    "cpu_expert_ms",
+    "gate_high_share",
+    "gate_low_share",
+    "gate_skip_share",
+    "locality_hit_rate",
+    "locality_knee",
+    # MoE-Lightning's roofline, see moesim.papers.roofline.
+    "roofline_layer_ms",
+    "roofline_decode_rate",
+    "roofline_rate",
+    "roofline_batch",
+    "roofline_speedup",
 ]
 
 
@@ -38,7 +72,8 @@ class Figure(_Strict):
 
     ``points`` holds, per row, one value for each of ``axes`` (dotted scenario keys; ``policy`` picks the
     policy) and last the published number. A speed-up is that over another policy (``baseline``), or over the
-    same run with other settings (``baseline_settings``); so is a reduction, as a share. ``computing_ms`` is
+    same run with other settings (``baseline_settings``); so is a reduction, as a share. ``given`` are
+    arguments of a quantity that are no scenario keys; an axis ``given.NAME`` sets one. ``computing_ms`` is
     what devices compute in a step, ``communicating_ms`` how long its exchanges take, hidden or not. ``mark``
     says how the number was seen: ``abstract`` where only the abstract was, ``secondary`` where someone else
     reports it.
@@ -48,9 +83,10 @@ class Figure(_Strict):
     unit: str
     mark: Literal["primary", "digitised", "derived", "abstract", "secondary"]
     quantity: Quantity
-    scenario: str
-    policy: str
+    scenario: str = ""
+    policy: str = ""
     baseline: str = "ep"
+    given: dict[str, Any] = Field(default_factory=dict)
     axes: tuple[str, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
     baseline_settings: dict[str, Any] = Field(default_factory=dict)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from moesim.engine.overlap import Overlap
 from moesim.errors import InputError
 from moesim.experiment import Bench, choose, simulate
+from moesim.papers.offloading import OF_RUN, OF_SETUP, OF_TWO
 from moesim.papers.paper import Figure, Paper, load_paper, paper_names
+from moesim.papers.roofline import ROOFLINE
 from moesim.policies.journeys import copies_per_token, homes, hop_share
 from moesim.results.tails import exchange_tail_s, experts_tail_s
 from moesim.routing.generators.affinity import AffinityGenerator
@@ -19,6 +21,7 @@ from moesim.scenario import Scenario, loads_scenario
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moesim.engine.setup import Setup
     from moesim.results import Result
 
 Progress = Callable[[int, int], None]
@@ -29,6 +32,9 @@ _TOKENS: Final = 8192
 
 _COMPUTING: Final = ("attention", "dense", "gate", "permute", "experts", "unpermute")
 """Causes of time in which a device computes."""
+
+_GIVEN: Final = "given."
+"""Start of axes that are arguments of a quantity."""
 
 COLUMNS = ("paper", "figure", "point", "unit", "published", "predicted", "relative_error", "mark", "note")
 
@@ -68,6 +74,7 @@ class _Runs:
     def __init__(self, paper: Paper) -> None:
         self.paper = paper
         self.known: dict[str, Result] = {}
+        self.setups: dict[str, Setup] = {}
 
     def run(self, scenario: str, settings: dict[str, Any], policy: str) -> Result:
         """Run a policy in a scenario with settings changed."""
@@ -82,10 +89,17 @@ class _Runs:
         text = json.dumps(self.paper.scenarios[scenario])
         return loads_scenario(text, overrides=overrides, file=f"{self.paper.paper}.yaml")
 
+    def setup(self, scenario: str, settings: dict[str, Any], policy: str) -> Setup:
+        """Return everything a run would use."""
+        key = json.dumps([scenario, settings, policy], sort_keys=True)
+        if key not in self.setups:
+            loaded = self.scenario(scenario, settings)
+            self.setups[key] = Bench(loaded).setup(choose(loaded, [policy])[0])
+        return self.setups[key]
+
     def journey(self, scenario: str, settings: dict[str, Any], policy: str) -> tuple[IntArray, IntArray]:
         """Return tokens' experts in a step that placement has not seen, and where a policy places them."""
-        loaded = self.scenario(scenario, settings)
-        setup = Bench(loaded).setup(choose(loaded, [policy])[0])
+        setup = self.setup(scenario, settings, policy)
         if not isinstance(setup.routing, AffinityGenerator):
             message = "journeys of tokens need a routing that draws tokens"
             raise InputError(message, hint="use the generator 'affinity'")
@@ -97,12 +111,15 @@ def _row(paper: Paper, figure: Figure, point: Point, runs: _Runs) -> dict[str, A
     published = float(str(last))
     settings = dict(figure.settings)
     policy = figure.policy
+    given = dict(figure.given)
     for axis, value in zip(figure.axes, values, strict=True):
         if axis == "policy":
             policy = str(value)
+        elif axis.startswith(_GIVEN):
+            given[axis.removeprefix(_GIVEN)] = value
         else:
             settings[axis] = value
-    predicted = _predict(figure, runs, settings, policy)
+    predicted = _predict(figure, runs, settings, policy, given)
     return {
         "paper": paper.paper,
         "figure": figure.figure,
@@ -118,7 +135,13 @@ def _row(paper: Paper, figure: Figure, point: Point, runs: _Runs) -> dict[str, A
     }
 
 
-def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str) -> float:
+def _predict(
+    figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str, given: dict[str, Any]
+) -> float:
+    if figure.quantity in ROOFLINE:
+        return ROOFLINE[figure.quantity](given)
+    if figure.quantity in OF_SETUP:
+        return OF_SETUP[figure.quantity](runs.setup(figure.scenario, settings, policy), given)
     before = settings | figure.baseline_settings
     if figure.quantity == "copies_per_token":
         return copies_per_token(*runs.journey(figure.scenario, settings, policy))
@@ -126,6 +149,8 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
         after = hop_share(*runs.journey(figure.scenario, settings, policy))
         return 1.0 - after / hop_share(*runs.journey(figure.scenario, before, figure.baseline))
     result = runs.run(figure.scenario, settings, policy)
+    if figure.quantity in OF_RUN:
+        return OF_RUN[figure.quantity](result)
     if figure.quantity == "peak_memory_gib":
         return float(result.peak_memory_bytes) / 2**30
     if figure.quantity == "latency_ms":
@@ -142,6 +167,8 @@ def _predict(figure: Figure, runs: _Runs, settings: dict[str, Any], policy: str)
     if figure.quantity == "tokens_per_s_per_device":
         return result.throughput_tokens_per_s / result.memory["device"].nunique()
     baseline = runs.run(figure.scenario, before, figure.baseline)
+    if figure.quantity in OF_TWO:
+        return OF_TWO[figure.quantity](result, baseline)
     if figure.quantity == "experts_tail_reduction":
         return 1.0 - experts_tail_s(result) / experts_tail_s(baseline)
     if figure.quantity == "exchange_tail_reduction":
