@@ -161,6 +161,9 @@ def _word(option: dict[str, Any]) -> str:
         return "mapping"
     kind = str(option.get("type"))
     if kind in ("integer", "number"):
-        low, high = option["minimum"], option["maximum"]
+        high = option["maximum"]
+        if "exclusiveMinimum" in option:
+            return f"number above {option['exclusiveMinimum']}, to {high}"
+        low = option["minimum"]
         return f"number {low} to {high}" if high <= _LARGEST_SHOWN else f"number from {low}"
     return {"boolean": "`true` or `false`", "string": "text", "array": "list", "null": ""}.get(kind, kind)
