@@ -208,8 +208,12 @@ class LayerRunner:
             counts[CPU] += 1
             turn.cpu.append(copies[expert])
             if expert not in kinds:
-                # It is there, but the CPU takes it: the device has one less to compute.
-                turn.ready.remove((copies[expert], machine.residency[device].slot(layer, expert)))
+                # It is there or on its way, but the CPU takes it: the device has one less to compute.
+                mine = (copies[expert], machine.residency[device].slot(layer, expert))
+                if mine in turn.ready:
+                    turn.ready.remove(mine)
+                else:
+                    turn.awaited = {copy: one for copy, one in turn.awaited.items() if one != mine}
         for expert in choice.loads:
             precision = kinds.get(expert, HIGH)
             count = copies.get(expert, 0)
