@@ -118,6 +118,30 @@ def cluster_notes() -> str:
     return "\n".join(f"* {name}: {entry['notes']}" for name, entry in presets.items() if "notes" in entry)
 
 
+def processor_table() -> str:
+    """Return hosts whose processor is described as a Markdown table."""
+    head = ("cluster", "host memory", "host link", "FLOP/s", "reads weights", "first expert", "power")
+    rows = []
+    for name, preset in preset_mappings().items():
+        if "cpu" not in preset.get("host", {}):
+            continue
+        host = load_cluster(name).shape.host
+        assert host is not None
+        cpu = host.processor
+        rows.append(
+            (
+                name,
+                "the device's own" if host.unified else units.format_bytes(host.capacity),
+                "none" if host.unified else str(preset["host"]["link"]),
+                units.format_flops(cpu.flops),
+                units.format_rate(cpu.read),
+                f"{units.format_time(cpu.first)} more" if cpu.first else "-",
+                f"{cpu.power_w:g} W" if cpu.power_w else "-",
+            )
+        )
+    return _table(head, rows)
+
+
 def link_table() -> str:
     """Return the catalogue of host and storage links as a Markdown table."""
     head = ("link", "kind", "nominal", "load", "store", "both", "latency", "start", "confidence", "sources")
@@ -182,6 +206,7 @@ def refreshed(page: str) -> str:
         "device notes": device_notes,
         "clusters": cluster_table,
         "cluster notes": cluster_notes,
+        "processors": processor_table,
         "links": link_table,
         "link notes": link_notes,
         "copy checks": copy_check_table,

@@ -42,9 +42,12 @@ _TITLES: Final = {
     "TraceRouting": "routing: {trace: ...}",
     "GeneratorRouting": "routing: {generator: ...}",
     "WorkloadSection": "workload",
+    "RequestsSection": "workload: {requests: ...}",
     "PolicySection": "policies: list of NAME or {name: ...}",
     "RefreshSection": "refresh",
     "PolicyPart": "placement, dispatch: NAME or {kind: ...}",
+    "OffloadSection": "offload: NAME or {system: ...}",
+    "OffloadPart": "cache, prefetch, misses: NAME or {kind: ...}",
     "KernelSection": "kernels: NAME or {base: ...}",
     "OverlapSection": "overlap: KIND or {kind: ...}",
     "CostsSection": "costs: NAME or {source: ...}",
@@ -158,6 +161,9 @@ def _word(option: dict[str, Any]) -> str:
         return "mapping"
     kind = str(option.get("type"))
     if kind in ("integer", "number"):
-        low, high = option["minimum"], option["maximum"]
+        high = option["maximum"]
+        if "exclusiveMinimum" in option:
+            return f"number above {option['exclusiveMinimum']}, to {high}"
+        low = option["minimum"]
         return f"number {low} to {high}" if high <= _LARGEST_SHOWN else f"number from {low}"
     return {"boolean": "`true` or `false`", "string": "text", "array": "list", "null": ""}.get(kind, kind)

@@ -23,6 +23,9 @@ _ROUNDS: Final = 64
 class LocalParameters(GeneratorParameters):
     """Parameters of ``local``; the defaults are near DeepSeek-V2-Lite, see docs/routing.md."""
 
+    profile_tokens: int = Field(
+        8192, ge=1, le=10**9, description="tokens of the profiling window that placement policies may see"
+    )
     exponent: float = Field(0.45, ge=0, le=20, description="s of the popularity rank**-s of all requests")
     topic: float = Field(
         0.8, ge=0, le=10, description="spread of a request's own taste: standard deviation of log popularity"
