@@ -150,6 +150,11 @@ class OffloadSection(Section):
         None,
         description="Whether caches begin with the most used experts of the profile (default), or empty.",
     )
+    regroup: Flag | None = Field(
+        None,
+        description="Whether two groups of requests decode in turn, their tokens split anew at each step so that "
+        "the two batches need fewer experts (ExpertFlow's token scheduler); false by default.",
+    )
     narrow_share: Share | None = Field(
         None, description="Share of each layer's experts, the least used ones, that are kept in fewer bits."
     )

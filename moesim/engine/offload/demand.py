@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import islice
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from moesim.errors import InputError
 from moesim.policies.cache.base import Precisions
 from moesim.policies.offload.precision import precision_of
+from moesim.policies.offload.token_scheduler import regroup
 from moesim.routing.load import IntArray, Load
 from moesim.routing.requests import Tokens, TokenSource
 from moesim.workload.steps import Workload
@@ -42,8 +44,14 @@ class Iteration:
     new: bool
 
 
-def iterations(workload: Workload, sequences: int) -> Iterator[Iteration]:
-    """Yield the passes of a workload whose devices each work on so many sequences at a time."""
+def iterations(workload: Workload, sequences: int, paired: bool = False) -> Iterator[Iteration]:
+    """Yield the passes of a workload whose devices each work on so many sequences at a time.
+
+    Args:
+        workload: which tokens arrive when.
+        sequences: of each device at a time.
+        paired: whether every two groups of requests take turns; the last of an odd number runs by itself.
+    """
     served = workload.requests
     if served is None:
         for step in range(workload.steps):
@@ -52,8 +60,13 @@ def iterations(workload: Workload, sequences: int) -> Iterator[Iteration]:
             new = prefill or step == 0
             yield Iteration(step, group, workload.phase, sequences, workload.context, first, new)
         return
-    for number in range(served.steps):
-        group, turn = divmod(number, served.output)
+    order = (
+        (group, turn)
+        for first in range(0, served.count, 2 if paired else 1)
+        for turn in range(served.output)
+        for group in range(first, min(first + (2 if paired else 1), served.count))
+    )
+    for number, (group, turn) in enumerate(islice(order, served.steps)):
         if turn == 0:
             tokens = sequences * served.prompt
             yield Iteration(number, group, "prefill", tokens, served.prompt, 0, new=True)
@@ -121,6 +134,7 @@ class Demands:
         experts: routed experts per layer.
         mix: precisions of misses, if there are two.
         weighted: whether policies need gate weights.
+        regrouped: whether the tokens of two groups that decode in turn are split anew at each step.
     """
 
     def __init__(
@@ -132,12 +146,13 @@ class Demands:
         experts: int,
         mix: Precisions | None,
         weighted: bool,
+        regrouped: bool = False,
     ) -> None:
         self._source, self._workload, self._devices = source, workload, devices
         self._experts, self._mix, self._weighted = experts, mix, weighted
-        self._group = -1
-        self._ids: Any = None
-        self._weights: Any = None
+        self._groups: dict[int, tuple[IntArray, Floats | None]] = {}
+        self._regroup = regrouped
+        self._split: tuple[tuple[int, int], tuple[IntArray, IntArray]] | None = None
         served = workload.requests
         if served is not None:
             self._at_a_time, self._length = sequences, served.prompt + served.output - 1
@@ -152,36 +167,76 @@ class Demands:
         Raises:
             InputError: the source has too few tokens, or no gate weights where they are needed.
         """
-        if iteration.group != self._group:
-            self._fetch(iteration.group)
         count = iteration.tokens // self._at_a_time
         rows = slice(iteration.first, iteration.first + count)
-        ids = self._ids[:, rows]
-        weights = None if self._weights is None else self._weights[:, rows]
+        ids, weights = self._fetched(iteration.group)
+        ids, weights = ids[:, rows], None if weights is None else weights[:, rows]
+        if self._partner(iteration) is not None:
+            ids, weights = self._regrouped(iteration)
         flat = ids.reshape(-1, *ids.shape[2:])
         if len(flat) == 1:
             return self._single(flat, None if weights is None else weights[0])
         return self._several(flat, None if weights is None else weights.reshape(flat.shape))
 
+    def _partner(self, iteration: Iteration) -> int | None:
+        """Return the group whose tokens are mixed with those of a pass, if any is."""
+        served = self._workload.requests
+        if not self._regroup or served is None or iteration.phase == "prefill":
+            return None
+        other = iteration.group ^ 1
+        return other if other < served.count else None
+
+    def _regrouped(self, iteration: Iteration) -> tuple[IntArray, Floats | None]:
+        """Return the tokens of a pass [sequences, 1, layers, k] after those of two groups were split anew."""
+        pair = (iteration.group & ~1, iteration.group | 1)
+        at, known = iteration.first, [self._fetched(group) for group in pair]
+        ids = np.stack([each[0][:, at] for each in known])
+        if self._split is None or self._split[0] != (pair[0], at):
+            self._split = ((pair[0], at), self._halves(ids))
+        mine = self._split[1][iteration.group & 1]
+        chosen = np.concatenate(list(ids))[mine][:, np.newaxis]
+        if known[0][1] is None or known[1][1] is None:
+            return chosen, None
+        weights = np.concatenate([each[1][:, at] for each in known if each[1] is not None])
+        return chosen, weights[mine][:, np.newaxis]
+
+    def _halves(self, ids: IntArray) -> tuple[IntArray, IntArray]:
+        """Split the tokens of two groups [2, sequences, layers, k], those of each device by themselves."""
+        _, count, layers, _ = ids.shape
+        each = count // self._devices
+        routes = np.zeros((2, count, layers, self._experts), dtype=bool)
+        np.put_along_axis(routes, ids, True, axis=3)
+        parts: tuple[list[IntArray], list[IntArray]] = ([], [])
+        for device in range(self._devices):
+            mine = slice(device * each, (device + 1) * each)
+            place = np.concatenate([np.arange(count)[mine], count + np.arange(count)[mine]])
+            split = regroup(routes[:, mine].reshape(2 * each, -1))
+            parts[0].append(place[split.first])
+            parts[1].append(place[split.second])
+        return np.concatenate(parts[0]), np.concatenate(parts[1])
+
     def everything(self) -> Iterator[Demand]:
         """Yield what all iterations ask for, for policies that know the future."""
         served = self._workload.requests
         tokens = self._at_a_time if served is not None or self._workload.phase == "decode" else self._length
-        for iteration in iterations(self._workload, tokens):
+        for iteration in iterations(self._workload, tokens, self._regroup):
             yield self.of(iteration)
 
-    def _fetch(self, group: int) -> None:
-        """Read the requests of a group; each token's experts the most important first."""
-        count = self._devices * self._at_a_time
-        found = [self._source.request(group * count + number, self._length) for number in range(count)]
-        self._group = group
-        self._ids = np.stack([tokens.ids for tokens in found])
-        self._weights = None
-        if self._weighted or self._mix is not None:
-            self._weights = np.stack([_weights_of(tokens) for tokens in found])
-            order = np.argsort(-self._weights, axis=-1, kind="stable")
-            self._ids = np.take_along_axis(self._ids, order, axis=-1)
-            self._weights = np.take_along_axis(self._weights, order, axis=-1)
+    def _fetched(self, group: int) -> tuple[IntArray, Floats | None]:
+        """Return the requests of a group [sequences, tokens, layers, k], important experts first."""
+        if group not in self._groups:
+            count = self._devices * self._at_a_time
+            found = [self._source.request(group * count + number, self._length) for number in range(count)]
+            ids = np.stack([tokens.ids for tokens in found])
+            weights = None
+            if self._weighted or self._mix is not None:
+                weights = np.stack([_weights_of(tokens) for tokens in found])
+                order = np.argsort(-weights, axis=-1, kind="stable")
+                ids = np.take_along_axis(ids, order, axis=-1)
+                weights = np.take_along_axis(weights, order, axis=-1)
+            kept = {one: known for one, known in self._groups.items() if self._regroup and one ^ 1 == group}
+            self._groups = kept | {group: (ids, weights)}
+        return self._groups[group]
 
     def _classes(self, weights: Floats | None) -> npt.NDArray[np.int8] | None:
         if self._mix is None or weights is None:

@@ -41,6 +41,8 @@ class Turn:
         awaited: experts that must arrive, by copy; those without tokens are not computed.
         pending: experts that wait for a slot: expert, tokens, precision.
         cpu: tokens of each expert that runs on the CPU.
+        early: tokens of each that the CPU may begin earlier.
+        foretold_s: from when on it may (s).
         arrivals: when awaited copies came, with tokens (s).
         experts_s: seconds of experts on the device.
         load_s: seconds in which it waits for weights.
@@ -51,7 +53,7 @@ class Turn:
         copies: token copies computed, wherever.
         active: experts with at least one.
         busy: intervals of the device: cause, begin, end; only where they are watched.
-        cpu_busy: interval of the CPU.
+        cpu_busy: intervals of the CPU.
     """
 
     begin: float
@@ -60,6 +62,8 @@ class Turn:
     awaited: dict[int, Ready] = field(default_factory=dict)
     pending: deque[tuple[int, int, int]] = field(default_factory=deque)
     cpu: list[int] = field(default_factory=list)
+    early: list[int] = field(default_factory=list)
+    foretold_s: float = 0.0
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     experts_s: float = 0.0
     load_s: float = 0.0
@@ -70,7 +74,7 @@ class Turn:
     copies: int = 0
     active: int = 0
     busy: list[tuple[str, float, float]] = field(default_factory=list)
-    cpu_busy: tuple[float, float] | None = None
+    cpu_busy: list[tuple[float, float]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -109,6 +113,7 @@ class LayerRunner:
         layers = range(len(prices.weights))
         self._cpu: list[Callable[[int], float]] = [partial(prices.cpu, layer) for layer in layers]
         self._alone: dict[tuple[int, float], float] = {}
+        self._cpu_free: dict[int, float] = {}
 
     def begin(
         self, device: int, layer: int, demand: LayerDemand, turn: Turn, step: int, prefill: bool
@@ -171,7 +176,7 @@ class LayerRunner:
         turn.copies, turn.active = sum(tokens), len(experts)
         machine.pin(device, layer, needed - in_low if in_low else needed, in_low)
         if kinds or self.misses.uses_cpu:
-            self._misses(device, layer, turn, (experts, tokens, there, kinds), prefill)
+            self._misses(device, layer, turn, (experts, tokens, there, kinds), prefill, step)
         machine.settle(device, layer, needed)
 
     def _await(self, device: int, number: int, expert: Ready, counts: list[int], turn: Turn) -> None:
@@ -186,6 +191,7 @@ class LayerRunner:
         turn: Turn,
         looked_up: tuple[list[int], list[int], list[bool], dict[int, int]],
         prefill: bool,
+        step: int,
     ) -> None:
         """Let the policy choose between links and CPU, and do what it says."""
         machine = self.machine
@@ -206,15 +212,21 @@ class LayerRunner:
             lambda count: self.prices.experts(device, layer, (count,)),
             self._load_alone(device, size),
             self.prices.processor.first,
+            step,
+            layer,
         )
         choice = self.misses.choose(needed)
         copies = dict(zip(experts, tokens, strict=True))
         for expert in choice.cpu:
             counts[CPU] += 1
-            turn.cpu.append(copies[expert])
+            if expert in choice.early:
+                turn.early.append(copies[expert])
+            else:
+                turn.cpu.append(copies[expert])
             if expert not in kinds:
                 # It is there or on its way, but the CPU takes it: the device has one less to compute.
-                self._leave_to_cpu(device, (copies[expert], machine.residency[device].slot(layer, expert)), turn)
+                slot = machine.residency[device].slot(layer, expert)
+                self._leave_to_cpu(device, (copies[expert], slot), turn)
         for expert in choice.loads:
             precision = kinds.get(expert, HIGH)
             count = copies.get(expert, 0)
@@ -250,19 +262,26 @@ class LayerRunner:
             self._crowded(layer, turns, watched)
         elif any(turn.awaited for turn in turns):
             self._arrive(turns)
-        cpu_free: dict[int, float] = {}
         for device, turn in enumerate(turns):
             if not crowded:
                 self._compute(device, layer, turn, watched)
-            if turn.cpu:
-                total = sum(turn.cpu)
-                begin = max(turn.begin + self.prices.to_cpu(total), cpu_free.get(self.hosts[device], 0.0))
-                done = begin + self.prices.processor.first + sum(map(self._cpu[layer], turn.cpu))
-                cpu_free[self.hosts[device]] = done
-                turn.cpu_busy = (begin, done)
-                done += self.prices.from_cpu(total)
-                turn.cpu_s = max(0.0, done - turn.end)
-                turn.end = max(turn.end, done)
+            if turn.cpu or turn.early:
+                self._on_cpu(device, layer, turn)
+
+    def _on_cpu(self, device: int, layer: int, turn: Turn) -> None:
+        """Run a device's share of a layer on its host's CPU, which the devices of a host use in turn."""
+        host, first = self.hosts[device], self.prices.processor.first
+        now = self._cpu_free.get(host, 0.0)
+        for tokens, since in ((turn.early, turn.foretold_s), (turn.cpu, turn.begin)):
+            if tokens:
+                begin = max(since + self.prices.to_cpu(sum(tokens)), now)
+                now = begin + first + sum(map(self._cpu[layer], tokens))
+                turn.cpu_busy.append((begin, now))
+                first = 0.0
+        self._cpu_free[host] = now
+        done = now + self.prices.from_cpu(sum(turn.cpu) + sum(turn.early))
+        turn.cpu_s = max(0.0, done - turn.end)
+        turn.end = max(turn.end, done)
 
     def _arrive(self, turns: Sequence[Turn]) -> None:
         """Wait for all copies that are awaited."""

@@ -108,7 +108,8 @@ class OffloadRecording:
         tokens = len(record.demand.ids)
         narrow = self.runner.offload.settings.narrow_share > 0
         changed = sum(
-            tokens if narrow else min(tokens, sum(turn.skipped + turn.low for turn in row)) for row in turns
+            tokens if narrow else min(tokens, sum(turn.skipped + turn.low + sum(turn.early) for turn in row))
+            for row in turns
         )
         self.steps.append(
             {

@@ -86,9 +86,16 @@ class OffloadRunner:
         self.loader = Loader(setup.cluster, self.sizes.store, offload.settings.pinned, self.sizes.chunk)
         mix = offload.cache.precisions()
         weighted = offload.cache.needs_weights or mix is not None
-        devices = setup.cluster.size
+        devices, regrouped = setup.cluster.size, offload.settings.regroup
         self._demands: Callable[[], Demands] = lambda: Demands(
-            self.source, setup.workload, devices, self.sequences, setup.model.experts, mix, weighted
+            self.source,
+            setup.workload,
+            devices,
+            self.sequences,
+            setup.model.experts,
+            mix,
+            weighted,
+            regrouped,
         )
         self.demands = self._demands()
         self.machine = Machine(
@@ -127,7 +134,7 @@ class OffloadRunner:
         self.predictor = offload.prefetch.start(frame)
         self.batch = MicroBatch.of(setup) if devices > 1 else None
         self.now = 0.0
-        self._iterations = iterations(setup.workload, self.sequences)
+        self._iterations = iterations(setup.workload, self.sequences, regrouped)
         self.owner = self.sizes.owner
 
     def run(self) -> Iterator[IterationRecord]:
@@ -215,6 +222,8 @@ class OffloadRunner:
             at = self.now + before[layer] + ways[0][layer]
             machine.run_to(at)
             row = [Turn(at, shared[layer][device]) for device in range(len(machine.residency))]
+            for device, turn in enumerate(row):
+                turn.foretold_s = turns[-1][device].begin if turns else at
             for device, turn in enumerate(row):
                 mine = whole if plans.parts is None else plans.parts[device][layer]
                 self.layers.begin(device, layer, mine, turn, iteration.number, prefill)

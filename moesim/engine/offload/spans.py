@@ -33,8 +33,7 @@ def spans_of(setup: Setup, record: IterationRecord) -> list[Span]:
             pieces = _pieces(setup, record, first, int(rows[place]), place)
             found += _lay(step, device, index, pieces, now, begin - dispatch)
             found += [(step, layer, device, "compute", *busy) for busy in turn.busy]
-            if turn.cpu_busy is not None:
-                found.append((step, layer, device, "cpu", "cpu_experts", *turn.cpu_busy))
+            found += [(step, layer, device, "cpu", "cpu_experts", *busy) for busy in turn.cpu_busy]
             if dispatch:
                 found.append((step, layer, device, "network", "dispatch", begin - dispatch, begin))
             if combine:

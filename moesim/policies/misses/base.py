@@ -25,6 +25,8 @@ class Needed:
         gpu: the same on the device, its weights being there (s).
         load: time to load one expert when nothing else is loaded (s).
         cpu_first: extra time of the first expert of a layer on the CPU (s).
+        iteration: counts passes through the model.
+        layer: MoE layer.
     """
 
     experts: tuple[int, ...]
@@ -36,6 +38,8 @@ class Needed:
     gpu: Callable[[int], float]
     load: float
     cpu_first: float = 0.0
+    iteration: int = 0
+    layer: int = 0
 
     @cached_property
     def times(self) -> ExpertTimes:
@@ -55,10 +59,13 @@ class Choice:
     Attributes:
         loads: experts to load, the first first; those that are not there already.
         cpu: needed experts that run on the CPU, in order; the other needed ones run on the device.
+        early: those of ``cpu`` that it could begin when the router of the layer before answered, with the
+            hidden state of then, which changes the output.
     """
 
     loads: tuple[int, ...]
     cpu: tuple[int, ...] = ()
+    early: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -69,6 +76,7 @@ class MissPolicy(Protocol):
     summary: ClassVar[str]
     source: ClassVar[str]
     uses_cpu: ClassVar[bool]
+    exact: ClassVar[bool]
     parameters_type: ClassVar[type[Parameters]]
     parameters: Any
 
@@ -81,6 +89,7 @@ class MissBase:
     """Common parts of the policies here."""
 
     uses_cpu: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = Parameters
 
     def __init__(self, parameters: Any = None) -> None:

@@ -37,6 +37,7 @@ OFFLOAD_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         },
         "expertflow": {"cache": "expertflow", "prefetch": "oneshot", "compute": "arrival"},
         "promoe": {"prefetch": "learned", "chunks": 3, "compute": "arrival"},
+        "daop": {"cache": "lfu", "misses": "daop", "compute": "arrival"},
         "adapmoe": {"cache": "adapmoe", "prefetch": "gate"},
         "pregated": {"prefetch": "pregated"},
         "fmoe": {"cache": "lfu", "prefetch": "history", "compute": "arrival"},

@@ -58,6 +58,11 @@ class OffloadSettings(Parameters):
     warm: bool = Field(
         True, description="whether caches begin with the most used experts of the profile, or empty"
     )
+    regroup: bool = Field(
+        False,
+        description="decode two groups of requests in turn and split their tokens anew at each step, so that the "
+        "two batches need fewer experts (ExpertFlow's token scheduler)",
+    )
     narrow_share: float = Field(
         0.0,
         ge=0,
@@ -101,7 +106,8 @@ class Offload:
     @property
     def exact(self) -> bool:
         """Whether the model's output stays as it is: nothing skipped, nothing in lower precision."""
-        return self.cache.precisions() is None and self.settings.narrow_share == 0
+        own_precision = self.cache.precisions() is None and self.settings.narrow_share == 0
+        return own_precision and self.misses.exact
 
     def described(self) -> dict[str, Any]:
         """Return the system with every parameter, as plain JSON data."""

@@ -85,9 +85,7 @@ def on_grid(popularity: FloatArray, top_k: int) -> IntArray:
     return apportion(popularity, _GRID, top_k)
 
 
-def sampled(
-    grid: IntArray, tokens: IntArray, draw: np.random.Generator, one_by_one: bool = True
-) -> IntArray:
+def sampled(grid: IntArray, tokens: IntArray, draw: np.random.Generator, one_by_one: bool = True) -> IntArray:
     """Draw each token's experts independently.
 
     Args:
