@@ -152,7 +152,8 @@ class OffloadSection(Section):
     )
     regroup: Flag | None = Field(
         None,
-        description="Whether two groups of requests decode in turn, their tokens split anew at each step so that "
+        description="Whether two groups of requests decode in turn, their tokens split anew at each step so "
+        "that "
         "the two batches need fewer experts (ExpertFlow's token scheduler); false by default.",
     )
     narrow_share: Share | None = Field(

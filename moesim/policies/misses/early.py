@@ -28,11 +28,13 @@ class Daop(MissBase):
 
     name = "daop"
     summary = (
-        "prompts load what is missing; decoding computes it on the CPU, as far as foretold one layer early from "
+        "prompts load what is missing; decoding computes it on the CPU, as far as foretold one layer early "
+        "from "
         "the hidden state of then, which changes the output"
     )
     source = (
-        "DAOP, arXiv 2501.10375 (accuracy over one layer 84.11 %); that a resident expert stands in where all are "
+        "DAOP, arXiv 2501.10375 (accuracy over one layer 84.11 %); that a resident expert stands in where "
+        "all are "
         "absent needs scores of experts that were not chosen, and is left out"
     )
     uses_cpu = True

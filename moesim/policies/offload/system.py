@@ -60,7 +60,8 @@ class OffloadSettings(Parameters):
     )
     regroup: bool = Field(
         False,
-        description="decode two groups of requests in turn and split their tokens anew at each step, so that the "
+        description="decode two groups of requests in turn and split their tokens anew at each step, so "
+        "that the "
         "two batches need fewer experts (ExpertFlow's token scheduler)",
     )
     narrow_share: float = Field(
