@@ -183,6 +183,9 @@ def test_every_policy_of_given_accuracy_is_checked(name):
         ("learned", {"accuracy": 0.3}, 0.3, 2),
         ("oneshot", {}, 0.9, 2),
         ("oneshot", {"by_layer": (1.0, 1.0, 0.25, 1.0)}, 0.25, 2),
+        ("gate", {"by_layer": (1.0, 0.4, 1.0, 1.0)}, 0.4, 1),
+        ("learned", {"by_layer": (1.0, 1.0, 0.6, 1.0)}, 0.6, 2),
+        ("impact", {"by_layer": (1.0, 1.0, 0.5, 1.0)}, 0.5, 2),
         ("pregated", {}, 1.0, 1),
     ],
 )

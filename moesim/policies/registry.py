@@ -86,10 +86,10 @@ def _flaw(kind: Kind, name: str, loaded: object) -> str | None:
         return "it does not say whether it is exact"
     if kind == "prefetch" and not isinstance(getattr(loaded, "given", None), bool):
         return "it does not say whether its accuracy is given"
+    if kind in ("prefetch", "misses") and not isinstance(getattr(loaded, "exact", None), bool):
+        return "it does not say whether it is exact"
     if kind == "misses" and not isinstance(getattr(loaded, "uses_cpu", None), bool):
         return "it does not say whether it uses the CPU"
-    if kind == "misses" and not isinstance(getattr(loaded, "exact", None), bool):
-        return "it does not say whether it is exact"
     return None
 
 

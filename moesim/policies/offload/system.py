@@ -108,7 +108,7 @@ class Offload:
     def exact(self) -> bool:
         """Whether the model's output stays as it is: nothing skipped, nothing in lower precision."""
         own_precision = self.cache.precisions() is None and self.settings.narrow_share == 0
-        return own_precision and self.misses.exact
+        return own_precision and self.misses.exact and self.prefetch.exact
 
     def described(self) -> dict[str, Any]:
         """Return the system with every parameter, as plain JSON data."""

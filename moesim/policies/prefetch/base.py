@@ -98,7 +98,8 @@ class PrefetchPolicy(Protocol):
     """Decides which experts are loaded ahead of need.
 
     ``needs_profile`` says that it learns from tokens before the run; ``given`` that its predictions are the
-    truth spoilt at a given accuracy, so that the engine must hand it the truth.
+    truth spoilt at a given accuracy, so that the engine must hand it the truth; ``exact`` that the output of
+    the model stays as it is.
     """
 
     name: ClassVar[str]
@@ -106,6 +107,7 @@ class PrefetchPolicy(Protocol):
     source: ClassVar[str]
     needs_profile: ClassVar[bool]
     given: ClassVar[bool]
+    exact: ClassVar[bool]
     parameters_type: ClassVar[type[Parameters]]
     parameters: Any
 
@@ -127,6 +129,7 @@ class PrefetchBase:
 
     needs_profile: ClassVar[bool] = False
     given: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = Parameters
 
     def __init__(self, parameters: Any = None) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
 from moesim.policies.prefetch.common import needed_of
-from moesim.policies.prefetch.given import GivenState
+from moesim.policies.prefetch.given import GivenParameters, GivenState
 
 
-class GateParameters(Parameters):
+class GateParameters(GivenParameters):
     """Parameters of gate reuse."""
 
     accuracy: float = Field(0.96, ge=0, le=1, description="share of experts foretold right one layer ahead")
@@ -26,7 +25,7 @@ class GateParameters(Parameters):
 
 class _Gates(GivenState):
     def __init__(self, frame: PrefetchFrame, parameters: GateParameters) -> None:
-        super().__init__(frame)
+        super().__init__(frame, parameters.by_layer)
         self.parameters = parameters
 
     def wanted(self, outlook: Outlook) -> Wanted:

@@ -16,7 +16,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from moesim.errors import InputError
+from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Floats, Ints, Outlook, PrefetchFrame
 from moesim.policies.prefetch.common import by_load
 
@@ -52,11 +55,32 @@ def spoilt(truth: Ints, experts: int, wrong: Bools, key: tuple[int, ...]) -> Int
     return predicted
 
 
-class GivenState:
-    """A state whose predictions come from the truth; it keeps those of the iteration, to make each once."""
+class GivenParameters(Parameters):
+    """What predictors of given accuracy have in common."""
 
-    def __init__(self, frame: PrefetchFrame) -> None:
+    by_layer: tuple[float, ...] = Field(
+        (),
+        description="accuracy for each layer that is predicted, from the first on; empty: the same for all",
+    )
+
+
+class GivenState:
+    """A state whose predictions come from the truth; it keeps those of the iteration, made once each.
+
+    Args:
+        frame: what a run tells.
+        by_layer: accuracy for each layer, which counts instead of a policy's own; may be empty.
+
+    Raises:
+        InputError: there is not one accuracy per layer, or one is no share.
+    """
+
+    def __init__(self, frame: PrefetchFrame, by_layer: tuple[float, ...] = ()) -> None:
+        if by_layer and (len(by_layer) != frame.layers or not all(0 <= a <= 1 for a in by_layer)):
+            message = f"by_layer has {len(by_layer)} accuracies, expected {frame.layers}, each from 0 to 1"
+            raise InputError(message, hint="give one per MoE layer, or accuracy alone")
         self.frame = frame
+        self._by_layer = by_layer
         self._iteration = -1
         self._made: dict[tuple[int, int], dict[int, int]] = {}
         self._drawn: dict[int, Floats] = {}
@@ -81,7 +105,7 @@ class GivenState:
         Args:
             outlook: what is known.
             target: the layer that is predicted, of this iteration.
-            accuracy: of the prediction.
+            accuracy: of the prediction, where accuracies are not given by layer.
             made_at: layer after whose router the prediction was made, by default the present one.
             top: experts of each token that count, those of highest rank; None: all.
         """
@@ -89,6 +113,7 @@ class GivenState:
         if outlook.iteration != self._iteration:
             self._iteration, self._made, self._drawn = outlook.iteration, {}, {}
         layer = outlook.layer if made_at is None else made_at
+        accuracy = self._by_layer[target] if self._by_layer else accuracy
         if (layer, target) not in self._made:
             truth = outlook.truth(target)
             wrong = self._luck(outlook.iteration, layer, target, truth) >= accuracy

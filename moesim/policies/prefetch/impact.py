@@ -23,7 +23,7 @@ class ImpactParameters(GateParameters):
 
 class _Impact(GivenState):
     def __init__(self, frame: PrefetchFrame, parameters: ImpactParameters) -> None:
-        super().__init__(frame)
+        super().__init__(frame, parameters.by_layer)
         self.parameters = parameters
 
     def wanted(self, outlook: Outlook) -> Wanted:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from moesim.policies.base import Parameters
 from moesim.policies.prefetch.base import Outlook, PrefetchBase, PrefetchFrame, PrefetchState, Wanted
 from moesim.policies.prefetch.common import needed_of
-from moesim.policies.prefetch.given import GivenState
+from moesim.policies.prefetch.given import GivenParameters, GivenState
 from moesim.policies.quantities import Seconds
 
 
-class LearnedParameters(Parameters):
+class LearnedParameters(GivenParameters):
     """Parameters of learned predictors."""
 
     accuracy: float = Field(0.847, ge=0, le=1, description="share of experts foretold right")
@@ -22,7 +21,7 @@ class LearnedParameters(Parameters):
 
 class _Strided(GivenState):
     def __init__(self, frame: PrefetchFrame, parameters: LearnedParameters) -> None:
-        super().__init__(frame)
+        super().__init__(frame, parameters.by_layer)
         self.parameters = parameters
 
     def wanted(self, outlook: Outlook) -> Wanted:
