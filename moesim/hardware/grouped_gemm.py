@@ -129,7 +129,8 @@ def _launches(kernel: GroupedKernel, counts: GroupCounts) -> Array:
     """Return launches of a call relative to one without work."""
     choices = np.round(counts.pairs / np.maximum(counts.tokens, 1.0))
     apart = (counts.tokens > SORTED_AT_ONCE) | ~np.isin(choices, CHOICES_AT_ONCE)
-    growth = kernel.growth * np.log2(1.0 + counts.pairs) + kernel.experts_growth * np.log2(counts.experts)
+    experts = np.maximum(counts.experts, 1.0)  # a device may hold none
+    growth = kernel.growth * np.log2(1.0 + counts.pairs) + kernel.experts_growth * np.log2(experts)
     return np.asarray(1.0 + growth + kernel.sorting * apart)
 
 
