@@ -6,7 +6,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-from moesim.hardware.copies import DEFAULT_CHUNK, Stage, check_chunk, check_sizes, cut
+from moesim.hardware.copies import DEFAULT_CHUNK, Stage, check_chunk, check_sizes
 from moesim.hardware.copy_clock import Copied, CopyClock
 
 
@@ -66,13 +66,16 @@ class CopyQueue(CopyClock):
             InputError: a size that is negative or not finite.
             ValueError: a time before ``self.now``.
         """
-        full, last = cut(check_sizes(size), self._chunk)
+        if not 0 <= size < math.inf:
+            check_sizes(size)
         self._check(now)
         self._number += 1
         if size == 0:
             heapq.heappush(self._arriving, (now, self._number, Copied(copy, now, now)))
             return
-        new = _Copy(copy, self._number, level, int(full), float(last))
+        # As ``cut`` does for arrays.
+        full = max(math.ceil(size / self._chunk) - 1, 0)
+        new = _Copy(copy, self._number, level, full, min(size - full * self._chunk, self._chunk))
         heapq.heappush(self._coming, (now + self._stage.start, self._number, new))
 
     def hurry(self, copy: int, level: int) -> None:

@@ -155,7 +155,7 @@ class Residency:
         able = resident - keep
         if not able or self._access is None:
             return False
-        row = self.state.priorities(self._access)[cache].tolist()
+        row = self.state.priorities(self._access)[0].tolist()
         leaving = min(sorted(able), key=row.__getitem__)
         self.evict(cache, precision, leaving)
         return True

@@ -107,7 +107,10 @@ class CacheState(Protocol):
         ...
 
     def priorities(self, access: Access) -> Floats:
-        """Return what each expert is worth keeping, [caches, slots]; the lowest resident goes first."""
+        """Return what each expert is worth keeping in the caches that are asked, [caches asked, slots].
+
+        Of those that are there the lowest goes first.
+        """
         ...
 
 
@@ -183,4 +186,4 @@ class Recency:
 
     def priorities(self, access: Access) -> Floats:
         """Return the last use."""
-        return self.last
+        return np.asarray(self.last[access.rows[:, 0]])

@@ -20,7 +20,7 @@ class _Popularity(Recency):
         self.counts = counts.reshape(frame.caches, frame.slots).astype(np.float64)
 
     def priorities(self, access: Access) -> Floats:
-        return self.counts
+        return np.asarray(self.counts[access.rows[:, 0]])
 
 
 class Static(CacheBase):
@@ -57,7 +57,7 @@ class _NextUse(Recency):
         self.next[access.rows, access.ids] = -after[:, : access.ids.shape[1]]
 
     def priorities(self, access: Access) -> Floats:
-        return self.next
+        return np.asarray(self.next[access.rows[:, 0]])
 
 
 class Belady(CacheBase):

@@ -35,7 +35,7 @@ class _Scores(Recency):
         self.score[access.rows, access.ids] += self.alpha * top
 
     def priorities(self, access: Access) -> Floats:
-        return self.score
+        return np.asarray(self.score[access.rows[:, 0]])
 
 
 class Mrs(CacheBase):
@@ -81,8 +81,9 @@ class _FrequencyDistance(Counting):
         self.layer_of = frame.layer_of.astype(np.float64)
 
     def priorities(self, access: Access) -> Floats:
-        layer = access.layer.astype(np.float64)
-        return self.uses / edgemoe_distance(self.layer_of, layer, self.frame.layers, self.as_printed)
+        layer, rows = access.layer.astype(np.float64), access.rows[:, 0]
+        apart = edgemoe_distance(self.layer_of[rows], layer, self.frame.layers, self.as_printed)
+        return np.asarray(self.uses[rows] / apart)
 
 
 class EdgeMoe(CacheBase):
@@ -121,12 +122,13 @@ class _Activation(Counting):
         super().reset()
 
     def priorities(self, access: Access) -> Floats:
-        predicted = self.uses
+        rows = access.rows[:, 0]
+        predicted = self.uses[rows]
         if self.past:
-            predicted = predicted + self.past[int(np.argmax(self.unit @ self.uses.ravel()))]
-        by_layer = predicted.reshape(self.frame.layers, -1)
+            predicted = predicted + self.past[int(np.argmax(self.unit @ self.uses.ravel()))][rows]
+        by_layer = predicted.reshape(-1, self.frame.experts)
         share = by_layer / np.maximum(by_layer.sum(axis=1, keepdims=True), 1)
-        worth: Floats = (share.reshape(predicted.shape) + self.eps) * self.depth
+        worth: Floats = (share.reshape(predicted.shape) + self.eps) * self.depth[rows]
         return worth
 
 

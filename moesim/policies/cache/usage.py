@@ -55,7 +55,8 @@ class Counting(Recency):
 
     def priorities(self, access: Access) -> Floats:
         """Return uses, then recency."""
-        worth: Floats = self.uses * TIE + self.last
+        rows = access.rows[:, 0]
+        worth: Floats = self.uses[rows] * TIE + self.last[rows]
         return worth
 
 
@@ -109,8 +110,9 @@ class _Forward(Recency):
         self.layer_of = frame.layer_of
 
     def priorities(self, access: Access) -> Floats:
-        ahead = (self.layer_of - access.layer) % self.frame.layers
-        worth: Floats = self.last - ahead * TIE
+        rows = access.rows[:, 0]
+        ahead = (self.layer_of[rows] - access.layer) % self.frame.layers
+        worth: Floats = self.last[rows] - ahead * TIE
         return worth
 
 
@@ -138,7 +140,7 @@ class _Drawn(Recency):
         self.random = np.random.default_rng(seed)
 
     def priorities(self, access: Access) -> Floats:
-        return self.random.random(self.last.shape)
+        return self.random.random((len(access.rows), self.frame.slots))
 
 
 class Random(CacheBase):

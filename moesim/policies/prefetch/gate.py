@@ -39,7 +39,8 @@ class _Gates(GivenState):
             accuracy = self.parameters.at(distance)
             experts = list(self.predict(outlook, target, accuracy, top=self.parameters.top))
             found += needed_of(outlook, target, experts)
-            if self.parameters.stop_at_first and any(e not in outlook.resident[target] for e in experts):
+            resident = outlook.resident[target]
+            if self.parameters.stop_at_first and any(expert not in resident for expert in experts):
                 break
         return found
 

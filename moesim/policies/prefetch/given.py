@@ -55,6 +55,29 @@ def spoilt(truth: Ints, experts: int, wrong: Bools, key: tuple[int, ...]) -> Int
     return predicted
 
 
+def spoilt_token(truth: list[int], experts: int, accuracy: float, luck: list[float]) -> list[int]:
+    """Return a prediction of one token's experts in the order of the truth, without those named by nobody.
+
+    Args:
+        truth: experts that will be needed, [k].
+        experts: experts of the layer.
+        accuracy: probability with which each is kept.
+        luck: a number from 0 to 1 for each: from the accuracy on it is missed, and how far beyond says which
+            other expert is named.
+    """
+    named: list[int] = []
+    others: list[int] | None = None
+    for expert, drawn in zip(truth, luck, strict=True):
+        if drawn < accuracy:
+            named.append(expert)
+            continue
+        if others is None:
+            others = [other for other in range(experts) if other not in truth]
+        if others:
+            named.append(others.pop(int((drawn - accuracy) / (1 - accuracy) * len(others))))
+    return named
+
+
 class GivenParameters(Parameters):
     """What predictors of given accuracy have in common."""
 
@@ -83,7 +106,7 @@ class GivenState:
         self._by_layer = by_layer
         self._iteration = -1
         self._made: dict[tuple[int, int], dict[int, int]] = {}
-        self._drawn: dict[int, Floats] = {}
+        self._drawn: dict[int, tuple[list[list[float]], Floats]] = {}
 
     def reset(self) -> None:
         """Begin a new request: keep no prediction."""
@@ -116,20 +139,26 @@ class GivenState:
         accuracy = self._by_layer[target] if self._by_layer else accuracy
         if (layer, target) not in self._made:
             truth = outlook.truth(target)
-            wrong = self._luck(outlook.iteration, layer, target, truth) >= accuracy
+            luck = self._luck(outlook.iteration, layer, target, truth)
+            if len(truth) == 1:
+                named = spoilt_token(truth[0].tolist(), self.frame.experts, accuracy, luck[0][target])
+                self._made[layer, target] = dict.fromkeys(named[:top], 1)
+                return self._made[layer, target]
+            wrong = luck[1][target] >= accuracy
             if wrong.any():
                 key = (self.frame.seed, outlook.iteration, layer + 1, target)
                 truth = spoilt(truth, self.frame.experts, wrong, key)
             self._made[layer, target] = by_load(truth[:, :top])
         return self._made[layer, target]
 
-    def _luck(self, iteration: int, layer: int, target: int, truth: Ints) -> Floats:
-        """Return the draws that decide what is missed of a layer, [tokens, k].
+    def _luck(self, iteration: int, layer: int, target: int, truth: Ints) -> tuple[list[list[float]], Floats]:
+        """Return the draws that decide what is missed, of the first token by layer, and of all by layer.
 
         Those of all layers that are predicted before the first, or over the same distance, are drawn at once.
         """
         distance = 0 if layer < 0 else target - layer
         if distance not in self._drawn:
             random = np.random.default_rng((self.frame.seed, iteration, distance))
-            self._drawn[distance] = random.random((self.frame.layers, *truth.shape))
-        return np.asarray(self._drawn[distance][target])
+            drawn = random.random((self.frame.layers, *truth.shape))
+            self._drawn[distance] = (drawn[:, 0].tolist(), drawn)
+        return self._drawn[distance]
