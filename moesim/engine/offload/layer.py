@@ -214,7 +214,9 @@ class LayerRunner:
             turn.cpu.append(copies[expert])
             if expert not in kinds:
                 # It is there or on its way, but the CPU takes it: the device has one less to compute.
-                self._leave_to_cpu(device, (copies[expert], machine.residency[device].slot(layer, expert)), turn)
+                self._leave_to_cpu(
+                    device, (copies[expert], machine.residency[device].slot(layer, expert)), turn
+                )
         for expert in choice.loads:
             precision = kinds.get(expert, HIGH)
             count = copies.get(expert, 0)

@@ -75,7 +75,13 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
         raise InputError(message, hint="set parallelism.expert_tp and attention_tp to 1")
     if setup.overlap.kind != "none":
         message = f"overlap is '{setup.overlap.kind}', but offloading overlaps copies, not micro-batches"
+        raise InputError(message, hint="set overlap: none")
+    if offload.cache.keeps == "fixed" and offload.prefetch.name != "none":
+        message = f"the cache '{offload.cache.name}' never changes, so prefetch '{offload.prefetch.name}' has no room"
         raise InputError(message, hint="prefetch: none, or another cache")
+    if setup.policy.refresh is not None:
+        message = "offloading moves experts by itself; 'refresh' is for placements that stay on the devices"
+        raise InputError(message, hint="leave out refresh")
     store = settings.store or ("storage" if shape.host.unified else "host")
     past = source.past(PROFILED)
     layers, experts, k = len(setup.moe_rows), setup.model.experts, setup.model.top_k
