@@ -83,7 +83,7 @@ CASES: list[tuple[Mapping, str, str]] = [
     (
         {"routing": {"generator": "counts", "counts": [1] * 8}},
         "not the experts of single tokens",
-        "generator",
+        "- 1",
     ),
     (
         {"policies": [{"name": "a", "refresh": {"every": 1}, "offload": {"slots": 3}}]},

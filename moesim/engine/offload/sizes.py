@@ -77,7 +77,9 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
         message = f"overlap is '{setup.overlap.kind}', but offloading overlaps copies, not micro-batches"
         raise InputError(message, hint="set overlap: none")
     if offload.cache.keeps == "fixed" and offload.prefetch.name != "none":
-        message = f"the cache '{offload.cache.name}' never changes, so prefetch '{offload.prefetch.name}' has no room"
+        message = (
+            f"cache '{offload.cache.name}' never changes, so prefetch '{offload.prefetch.name}' has no room"
+        )
         raise InputError(message, hint="prefetch: none, or another cache")
     if setup.policy.refresh is not None:
         message = "offloading moves experts by itself; 'refresh' is for placements that stay on the devices"

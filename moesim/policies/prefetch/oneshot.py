@@ -15,7 +15,13 @@ from moesim.policies.quantities import Seconds
 class OneShotParameters(Parameters):
     """Parameters of the one-shot predictor."""
 
-    accuracy: float = Field(0.9, ge=0, le=1, description="share of experts foretold right in a layer")
+    accuracy: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="share of experts foretold right in a layer",
+        json_schema_extra={"tune": False},
+    )
     by_layer: tuple[float, ...] = Field(
         (), description="accuracy of each layer, from the first on; empty: the same in all"
     )
