@@ -206,6 +206,7 @@ class LayerRunner:
             lambda count: self.prices.experts(device, layer, (count,)),
             self._load_alone(device, size),
             self.prices.processor.first,
+            turn.shared,
         )
         choice = self.misses.choose(needed)
         copies = dict(zip(experts, tokens, strict=True))
