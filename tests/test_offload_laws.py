@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from offload_runs import Ran, descriptions, ran
 
 from moesim.causes import CAUSES
@@ -115,7 +115,7 @@ def check_time(run: Ran) -> None:
         if stream == "copy in":
             continue
         spans.sort()
-        for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+        for (_, end), (start, _) in pairwise(spans):
             assert start >= end - 1e-12 * max(1.0, end), stream
 
 

@@ -1,8 +1,9 @@
-"""One layer against schedules worked out by hand: a device, a link and a CPU whose times are small numbers."""
+"""One layer against schedules worked out by hand: a device, a link and a CPU with times in small numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,7 @@ from moesim.policies.registry import create_cache, create_misses
 
 
 class Bench:
-    """One device with one layer of experts; a copy takes ``size`` seconds, an expert on the device ``gpu``."""
+    """One device, one layer of experts; a copy takes ``size`` seconds, an expert on the device ``gpu``."""
 
     def __init__(
         self,
@@ -167,6 +168,25 @@ def test_the_cpu_takes_an_expert_that_is_still_on_its_way() -> None:
     assert len(turn.cpu) + len(turn.busy) == 2
 
 
+def test_frameworks_that_know_layers_only_wait_for_all_of_a_layer() -> None:
+    for arrival in (False, True):
+        bench = Bench(4, 4, [0, 1], "whole_layer", arrival=arrival)
+        turn = bench.run({0: 1, 1: 1})
+        # Both are there, yet 2 and 3 are loaded.
+        assert bench.loads() == [(2, 0, 3), (3, 3, 6)]
+        assert turn.end == (6 if arrival else 8)
+        assert turn.experts_s == 2
+        assert bench.run({0: 1}, begin=20.0).load_s == 0
+    # What is on its way is waited for too.
+    bench = Bench(4, 4, [0, 1, 2], "whole_layer")
+    bench.machine.pin(0, 0, ())
+    bench.machine.wanted[0].append((0, 3, 0))
+    bench.machine.feed(0, 0.0)
+    turn = bench.run({0: 1}, begin=1.0)
+    assert (turn.end, turn.load_s, turn.experts_s) == (3, 1, 1)
+    assert bench.counts[LOADS] == 0
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize(
     ("size", "gpu", "resident", "loads", "end"),
@@ -229,7 +249,7 @@ def test_any_layer_ends_and_serves_everyone(
         total = turn.experts_s + turn.load_s + turn.cpu_s
         assert turn.end - now == pytest.approx(total, abs=1e-9)
         busy = [(start, stop) for _, start, stop in turn.busy]
-        assert all(one[1] <= other[0] + 1e-9 for one, other in zip(busy, busy[1:], strict=False))
+        assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(busy))
         for store in bench.machine.residency[0].stores:
             assert store.taken(0) <= store.room[0]
             assert not store.coming[0]

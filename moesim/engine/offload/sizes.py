@@ -76,6 +76,9 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
     if setup.overlap.kind != "none":
         message = f"overlap is '{setup.overlap.kind}', but offloading overlaps copies, not micro-batches"
         raise InputError(message, hint="set overlap: none")
+    if any(len(set(experts)) > 1 for experts in setup.routed):
+        message = f"the experts of a layer of '{setup.model.name}' are of several kinds, offloading knows one"
+        raise InputError(message, hint="describe the model with experts of one size")
     if offload.cache.keeps == "fixed" and offload.prefetch.name != "none":
         message = (
             f"cache '{offload.cache.name}' never changes, so prefetch '{offload.prefetch.name}' has no room"
