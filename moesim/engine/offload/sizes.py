@@ -87,6 +87,10 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
     if setup.policy.refresh is not None:
         message = "offloading moves experts by itself; 'refresh' is for placements that stay on the devices"
         raise InputError(message, hint="leave out refresh")
+    weighted = offload.cache.needs_weights or offload.cache.precisions() is not None
+    if weighted and source.request(0, 1).weights is None:
+        message = f"cache '{offload.cache.name}' needs gate weights, and the trace has none"
+        raise InputError(message, hint="record gate weights, or choose a cache that does without")
     store = settings.store or ("storage" if shape.host.unified else "host")
     past = source.past(PROFILED)
     layers, experts, k = len(setup.moe_rows), setup.model.experts, setup.model.top_k
