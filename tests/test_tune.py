@@ -84,10 +84,12 @@ class Odd(Parameters):
 
 class OddDispatch:
     name = "odd"
+    name = "odd"
     parameters = Odd()
 
 
 class OddPlacement:
+    name = "odd"
     name = "plain"
     parameters = Parameters()
 
@@ -96,6 +98,7 @@ class OddPolicy:
     name = "odd"
     placement = OddPlacement()
     dispatch = OddDispatch()
+    refresh = offload = None
 
 
 def test_bounds_of_fields_are_ranges_where_both_ends_are_closed():

@@ -114,6 +114,7 @@ def check_offload(scenario: Scenario, setup: Setup) -> None:
         return
     from moesim.engine.offload.loader import Loader
     from moesim.engine.offload.sizes import sizes_of
+    from moesim.policies.prefetch.base import PrefetchFrame
     from moesim.routing.requests import token_source
 
     tokens = setup.tokens
@@ -128,3 +129,9 @@ def check_offload(scenario: Scenario, setup: Setup) -> None:
     with located(scenario, place):
         sizes = sizes_of(setup, policy.offload, source)
         Loader(setup.cluster, sizes.store, policy.offload.settings.pinned, sizes.chunk)
+        frame = sizes.frames[0]
+        if not policy.offload.cache.oracle:
+            policy.offload.cache.start(frame)
+        shape = (frame.layers, frame.experts, frame.top_k)
+        past = (sizes.profile, sizes.profile_sequence)
+        policy.offload.prefetch.start(PrefetchFrame(*shape, *past, int(setup.seed)))

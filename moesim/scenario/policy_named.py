@@ -184,6 +184,22 @@ def _put_offload(offload: dict[str, Any], name: str, key: str, value: Any) -> bo
     return bool(able)
 
 
+def _offload_keys(offload: Mapping[str, Any]) -> list[str]:
+    """Return the keys of an offloading system, and the parameters of its parts."""
+    from moesim.policies.offload.create import OFFLOAD_PRESETS, PARTS, offload_part
+    from moesim.policies.offload.system import OffloadSettings
+    from moesim.policies.registry import Kind, parameters_type
+
+    base = OFFLOAD_PRESETS.get(offload.get("system", ""), {})
+    kinds: tuple[Kind, ...] = ("cache", "prefetch", "misses")
+    names = {*PARTS, *OffloadSettings.model_fields}
+    for part in kinds:
+        names |= set(
+            parameters_type(part, offload_part(base.get(part), offload.get(part), part)[0]).model_fields
+        )
+    return sorted(names)
+
+
 def _put(mapping: dict[str, Any], name: str, halves: tuple[Half, ...], key: str, value: Any) -> None:
     """Set a parameter of the half that has it.
 
@@ -211,6 +227,8 @@ def _put(mapping: dict[str, Any], name: str, halves: tuple[Half, ...], key: str,
         raise InputError(message, hint=f"write placement={{{key}: ...}} or dispatch={{{key}: ...}}")
     if not able:
         known = sorted({field for kind in types.values() for field in kind.model_fields})
+        if mapping.get("offload") is not None:
+            known = _offload_keys(mapping["offload"])
         close = nearest(key, known)
         hint = (
             f"did you mean '{close}'?"

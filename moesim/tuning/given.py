@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from moesim.scenario.policy import build_policy
 from moesim.scenario.policy_text import read_policy
+from moesim.tuning.space import parts_of
 
 if TYPE_CHECKING:
     from moesim.policies.base import Policy
     from moesim.scenario import Scenario
-
-_HALVES: Final = ("placement", "dispatch")
 
 
 def given_settings(scenario: Scenario, text: str, policy: Policy) -> frozenset[str]:
@@ -29,10 +28,13 @@ def given_settings(scenario: Scenario, text: str, policy: Policy) -> frozenset[s
         return frozenset()
     bare = build_policy(scenario, "+".join(part.name for part in parts))
     found = set()
-    for half in _HALVES:
-        mine, theirs = getattr(policy, half), getattr(bare, half)
-        before = theirs.parameters if mine.name == theirs.name else type(mine.parameters)()
-        for name in mine.parameters.model_fields_set:
-            if name not in before.model_fields_set or getattr(mine.parameters, name) != getattr(before, name):
+    others = parts_of(bare)
+    for half, (kind, mine) in parts_of(policy).items():
+        if half == "refresh":
+            continue
+        same = half in others and others[half][0] == kind
+        before = others[half][1] if same else type(mine)()
+        for name in mine.model_fields_set:
+            if name not in before.model_fields_set or getattr(mine, name) != getattr(before, name):
                 found.add(f"{half}.{name}")
     return frozenset(found)

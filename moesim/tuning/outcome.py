@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from moesim.policies.base import Policy
+from moesim.policies.offload.create import PARTS
 from moesim.results.metrics import plain, ratio
 from moesim.scenario import Scenario
-from moesim.tuning.space import Dimension, Space
+from moesim.tuning.space import Dimension, Space, parts_of
 from moesim.tuning.study import importances, pareto
 from moesim.tuning.trial import Trial, with_settings
 
@@ -155,15 +156,13 @@ class Outcome:
         tuned = self.tuned
         if tuned is None:
             return None
-        refresh = tuned.refresh
-        kept = {} if refresh is None else {"refresh": refresh.model_dump(mode="json", exclude_unset=True)}
-        return kept | {
-            "name": f"{self.policy.name} tuned",
-            **{
-                half: {"kind": part.name, **part.parameters.model_dump(mode="json", exclude_unset=True)}
-                for half, part in (("placement", tuned.placement), ("dispatch", tuned.dispatch))
-            },
+        written: dict[str, Any] = {
+            half: {**({"kind": kind} if kind else {}), **given.model_dump(mode="json", exclude_unset=True)}
+            for half, (kind, given) in parts_of(tuned).items()
         }
+        if tuned.offload is not None:
+            written["offload"] |= {part: written.pop(part) for part in PARTS}
+        return {"name": f"{self.policy.name} tuned", **written}
 
     def plot(self) -> Figure:
         """All trials by latency and memory, with the front."""

@@ -21,12 +21,14 @@ from moesim.tuning.asked import Asked, read_asked
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from moesim.policies.base import ClusterView, Policy
+    from moesim.policies.base import ClusterView, Parameters, Policy
 
-Half = Literal["placement", "dispatch", "refresh"]
+Half = Literal["placement", "dispatch", "refresh", "cache", "prefetch", "misses", "offload"]
 Value = int | float | str | bool
 
-HALVES: Final[tuple[Half, ...]] = ("placement", "dispatch", "refresh")
+SIZES: Final = ("slots", "ratio", "memory", "whole_layers")
+"""Sizes of an offloading cache, of which a policy has one."""
+
 HINT: Final = "tune"
 
 
@@ -141,7 +143,10 @@ def space_of(
         if key in fixed:
             left_out[key] = "has the value that was given"
             continue
-        made = _dimension(half, key.partition(".")[2], field, default, view)
+        name = key.partition(".")[2]
+        made = _dimension(half, name, field, default, view)
+        if half == "offload" and name in SIZES and default is None:
+            made = "the size of the cache is given otherwise"
         if isinstance(made, str):
             left_out[key] = made
         else:
@@ -153,13 +158,26 @@ def space_of(
     return Space(tuple(dimensions), left_out)
 
 
+def parts_of(policy: Policy) -> dict[Half, tuple[str, Parameters]]:
+    """Return the kind and the parameters of every part of a policy; settings as a whole have no kind."""
+    found: dict[Half, tuple[str, Parameters]] = {
+        "placement": (policy.placement.name, policy.placement.parameters),
+        "dispatch": (policy.dispatch.name, policy.dispatch.parameters),
+    }
+    if policy.refresh is not None:
+        found["refresh"] = ("", policy.refresh)
+    if policy.offload is not None:
+        offload = policy.offload
+        found["cache"] = (offload.cache.name, offload.cache.parameters)
+        found["prefetch"] = (offload.prefetch.name, offload.prefetch.parameters)
+        found["misses"] = (offload.misses.name, offload.misses.parameters)
+        found["offload"] = ("", offload.settings)
+    return found
+
+
 def _fields(policy: Policy) -> dict[str, tuple[Half, FieldInfo, Any]]:
     found: dict[str, tuple[Half, FieldInfo, Any]] = {}
-    for half in HALVES:
-        part = getattr(policy, half, None)
-        if part is None:
-            continue
-        parameters = part if half == "refresh" else part.parameters
+    for half, (_, parameters) in parts_of(policy).items():
         for name, field in type(parameters).model_fields.items():
             found[f"{half}.{name}"] = (half, field, getattr(parameters, name))
     return found
@@ -183,7 +201,8 @@ def _asked_for(
         message = f"policy '{policy.name}' has no parameter '{asked.name}'"
         raise InputError(message, "--parameters", hint=hint)
     if len(matching) > 1:
-        message = f"placement and dispatch both have a parameter '{asked.name}'"
+        owners = " and ".join(key.partition(".")[0] for key in matching)
+        message = f"{owners} {'both' if len(matching) == 2 else 'all'} have a parameter '{asked.name}'"
         raise InputError(message, "--parameters", hint=f"write {' or '.join(matching)}")
     half, field, default = fields[matching[0]]
     name = matching[0].partition(".")[2]

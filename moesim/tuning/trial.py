@@ -14,8 +14,10 @@ from moesim.errors import MoesimError
 from moesim.experiment import Bench
 from moesim.policies import create_policy
 from moesim.policies.base import Policy
+from moesim.policies.offload.create import PARTS
 from moesim.results.metrics import spread
 from moesim.scenario import Scenario
+from moesim.tuning.space import SIZES, parts_of
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,16 @@ def with_settings(policy: Policy, settings: Mapping[str, Any], name: str | None 
     Raises:
         InputError: a value that the policy refuses.
     """
-    halves: dict[str, Any] = {}
-    if policy.refresh is not None:
-        changed = {
-            key.partition(".")[2]: value for key, value in settings.items() if key.startswith("refresh.")
-        }
-        halves["refresh"] = policy.refresh.model_dump(exclude_unset=True) | changed
-    for half, part in (("placement", policy.placement), ("dispatch", policy.dispatch)):
-        given = part.parameters.model_dump(exclude_unset=True)
+    made: dict[str, Any] = {}
+    for half, (kind, parameters) in parts_of(policy).items():
+        given = parameters.model_dump(exclude_unset=True)
         mine = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{half}.")}
-        halves[half] = {"kind": part.name, **given, **mine}
-    return create_policy({"name": name or policy.name, **halves})
+        if half == "offload" and any(mine.get(size) is not None for size in SIZES):
+            given = {key: value for key, value in given.items() if key not in SIZES}
+        made[half] = {**({"kind": kind} if kind else {}), **given, **mine}
+    if policy.offload is not None:
+        made["offload"] |= {part: made.pop(part) for part in PARTS}
+    return create_policy({"name": name or policy.name, **made})
 
 
 def measure(bench: Bench, policy: Policy, settings: Mapping[str, Any]) -> Measured:
@@ -101,7 +102,7 @@ def measure(bench: Bench, policy: Policy, settings: Mapping[str, Any]) -> Measur
         recording = run(replace(setup, span_steps=0))
     except MoesimError as error:
         return Measured(failure=str(error))
-    if len(recording.steps) < setup.workload.steps:
+    if len(recording.steps) < setup.workload.passes:
         raise KeyboardInterrupt
     latency = spread([step["latency_s"] for step in recording.steps])
     ledger = recording.memory

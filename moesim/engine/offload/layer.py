@@ -110,6 +110,7 @@ class LayerRunner:
     ) -> None:
         self.machine, self.prices, self.misses, self.arrival = machine, prices, misses, arrival
         self.hosts, self.owned = hosts, owned
+        self.whole = misses.name == "whole_layer"
         layers = range(len(prices.weights))
         self._cpu: list[Callable[[int], float]] = [partial(prices.cpu, layer) for layer in layers]
         self._alone: dict[tuple[int, float], float] = {}
@@ -175,7 +176,9 @@ class LayerRunner:
             there.append(here)
         turn.copies, turn.active = sum(tokens), len(experts)
         machine.pin(device, layer, needed - in_low if in_low else needed, in_low)
-        if kinds or self.misses.uses_cpu:
+        if self.whole:
+            self._await_layer(device, layer, turn)
+        if kinds or self.misses.uses_cpu or self.whole:
             self._misses(device, layer, turn, (experts, tokens, there, kinds), prefill, step)
         machine.settle(device, layer, needed)
 
@@ -183,6 +186,16 @@ class LayerRunner:
         counts[LATE] += 1
         turn.awaited[number] = expert
         self.machine.loader.hurry(device, number)
+
+    def _await_layer(self, device: int, layer: int, turn: Turn) -> None:
+        """Wait for the experts of a layer that are on their way, needed or not."""
+        residency = self.machine.residency[device]
+        first = 0 if residency.per_layer else layer * residency.frame.experts
+        for store in residency.stores:
+            for slot, number in store.coming[residency.cache(layer)].items():
+                if first <= slot < first + residency.frame.experts and number not in turn.awaited:
+                    turn.awaited[number] = (0, slot)
+                    self.machine.loader.hurry(device, number)
 
     def _misses(
         self,
@@ -198,7 +211,7 @@ class LayerRunner:
         experts, tokens, there, kinds = looked_up
         counts = machine.counts[device][layer]
         absent: tuple[int, ...] = ()
-        if self.misses.name == "whole_layer":
+        if self.whole:
             held = machine.residency[device].held(layer)
             absent = tuple(sorted(self.owned[device][layer] - held))
         size = machine.sizes[HIGH][layer][experts[0]] if experts else 0.0
@@ -212,6 +225,7 @@ class LayerRunner:
             lambda count: self.prices.experts(device, layer, (count,)),
             self._load_alone(device, size),
             self.prices.processor.first,
+            turn.shared,
             step,
             layer,
         )

@@ -75,7 +75,22 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
         raise InputError(message, hint="set parallelism.expert_tp and attention_tp to 1")
     if setup.overlap.kind != "none":
         message = f"overlap is '{setup.overlap.kind}', but offloading overlaps copies, not micro-batches"
+        raise InputError(message, hint="set overlap: none")
+    if any(len(set(experts)) > 1 for experts in setup.routed):
+        message = f"the experts of a layer of '{setup.model.name}' are of several kinds, offloading knows one"
+        raise InputError(message, hint="describe the model with experts of one size")
+    if offload.cache.keeps == "fixed" and offload.prefetch.name != "none":
+        message = (
+            f"cache '{offload.cache.name}' never changes, so prefetch '{offload.prefetch.name}' has no room"
+        )
         raise InputError(message, hint="prefetch: none, or another cache")
+    if setup.policy.refresh is not None:
+        message = "offloading moves experts by itself; 'refresh' is for placements that stay on the devices"
+        raise InputError(message, hint="leave out refresh")
+    weighted = offload.cache.needs_weights or offload.cache.precisions() is not None
+    if weighted and source.request(0, 1).weights is None:
+        message = f"cache '{offload.cache.name}' needs gate weights, and the trace has none"
+        raise InputError(message, hint="record gate weights, or choose a cache that does without")
     store = settings.store or ("storage" if shape.host.unified else "host")
     past = source.past(PROFILED)
     layers, experts, k = len(setup.moe_rows), setup.model.experts, setup.model.top_k

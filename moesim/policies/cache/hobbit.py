@@ -20,13 +20,29 @@ class HobbitParameters(Parameters):
     w_lfu: float = Field(0.25, ge=0, description="weight of the uses in the sequence")
     w_lhu: float = Field(0.25, ge=0, description="weight of the high-precision uses in the sequence")
     w_fld: float = Field(0.25, ge=0, description="weight of the distance in layers")
-    t1: float = Field(0.6, ge=0, le=1, description="unimportance up to which a miss loads high precision")
-    t2: float = Field(0.9, ge=0, le=1, description="unimportance up to which it loads low; beyond: skipped")
+    t1: float = Field(
+        0.6,
+        ge=0,
+        le=1,
+        description="unimportance up to which a miss loads high precision",
+        json_schema_extra={"tune": False},
+    )
+    t2: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="unimportance up to which it loads low; beyond: skipped",
+        json_schema_extra={"tune": False},
+    )
     low_share: float = Field(
         0.25, ge=0, lt=1, description="share of memory for low precision; 0: no low cache"
     )
     low_size: float = Field(
-        0.25, gt=0, le=1, description="bytes of a low-precision expert over those of a high"
+        0.25,
+        gt=0,
+        le=1,
+        description="bytes of a low-precision expert over those of a high",
+        json_schema_extra={"tune": False},
     )
 
     @model_validator(mode="after")

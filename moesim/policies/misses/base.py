@@ -25,6 +25,7 @@ class Needed:
         gpu: the same on the device, its weights being there (s).
         load: time to load one expert when nothing else is loaded (s).
         cpu_first: extra time of the first expert of a layer on the CPU (s).
+        shared: time of the shared experts, which the device computes first (s).
         iteration: counts passes through the model.
         layer: MoE layer.
     """
@@ -38,6 +39,7 @@ class Needed:
     gpu: Callable[[int], float]
     load: float
     cpu_first: float = 0.0
+    shared: float = 0.0
     iteration: int = 0
     layer: int = 0
 

@@ -37,5 +37,8 @@ class HybriMoe(MissBase):
             return Choice(tuple(absent))
         load = dict(zip(needed.experts, needed.tokens, strict=True))
         there = [expert for expert in needed.experts if expert not in absent]
-        split = (split_as_paper if as_paper else split_as_repository)(there, absent, load, needed.times)
+        if as_paper:
+            split = split_as_paper(there, absent, load, needed.times, needed.shared)
+        else:
+            split = split_as_repository(there, absent, load, needed.times)
         return Choice(split.loaded, split.cpu)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from moesim.errors import unknown_name
+from moesim.errors import InputError, unknown_name
 from moesim.policies.offload.system import Offload, OffloadSettings
 from moesim.policies.parameters import PolicyInputError, read_parameters, unknown_key
 from moesim.policies.registry import create_cache, create_misses, create_prefetch
@@ -102,6 +102,8 @@ def create_offload(given: str | Mapping[str, Any]) -> Offload:
             parts[part] = make(kind, parameters)
         except PolicyInputError as error:
             raise error.under(part) from None
+        except InputError as error:
+            raise PolicyInputError(error.message, hint=error.hint, key=(part,)) from None
     settings = cast("OffloadSettings", read_parameters("offload", OffloadSettings, mixed))
     return Offload(parts["cache"], parts["prefetch"], parts["misses"], settings)
 

@@ -17,14 +17,22 @@ class OffloadSettings(Parameters):
     """Where experts are kept, how many of them a device holds, and how they are moved."""
 
     slots: int | None = Field(
-        None, ge=1, le=1_000_000, description="experts of each layer that the cache of a device holds"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="experts of each layer that the cache of a device holds",
+        json_schema_extra={"tune": [1, "experts"]},
     )
     ratio: float | None = Field(
         None, gt=0, le=1, description="instead: share of a device's experts that its cache holds"
     )
     memory: int | None = Field(None, ge=1, description="instead: memory of the cache on each device (bytes)")
     whole_layers: int | None = Field(
-        None, ge=1, le=1_000_000, description="instead: layers of which a shared cache holds all experts"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="instead: layers of which a shared cache holds all experts",
+        json_schema_extra={"tune": [1, 8]},
     )
     scope: Literal["layer", "global"] = Field(
         "layer", description="a cache for each layer, or one for all layers together"
@@ -33,8 +41,13 @@ class OffloadSettings(Parameters):
         None,
         description="where all experts are: host memory, or a drive; by default host memory, with unified "
         "memory the drive",
+        json_schema_extra={"tune": False},
     )
-    pinned: bool = Field(True, description="whether experts in host memory are page-locked")
+    pinned: bool = Field(
+        True,
+        description="whether experts in host memory are page-locked",
+        json_schema_extra={"tune": False},
+    )
     chunks: int | None = Field(
         None,
         ge=1,
@@ -54,9 +67,12 @@ class OffloadSettings(Parameters):
         ge=1,
         le=1024,
         description="buffers for experts that do not stay, beside a cache that never changes",
+        json_schema_extra={"tune": [1, 8]},
     )
     warm: bool = Field(
-        True, description="whether caches begin with the most used experts of the profile, or empty"
+        True,
+        description="whether caches begin with the most used experts of the profile, or empty",
+        json_schema_extra={"tune": False},
     )
     regroup: bool = Field(
         False,
@@ -71,8 +87,15 @@ class OffloadSettings(Parameters):
         description="share of each layer's experts, the least used ones of the profile, that are kept in "
         "fewer "
         "bits (EdgeMoE)",
+        json_schema_extra={"tune": False},
     )
-    narrow_size: float = Field(0.5, gt=0, le=1, description="bytes of such an expert over those of another")
+    narrow_size: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="bytes of such an expert over those of another",
+        json_schema_extra={"tune": False},
+    )
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -12,8 +12,16 @@ from moesim.policies.prefetch.given import GivenParameters, GivenState
 class GateParameters(GivenParameters):
     """Parameters of gate reuse."""
 
-    accuracy: float = Field(0.96, ge=0, le=1, description="share of experts foretold right one layer ahead")
-    accuracy_far: float = Field(0.9, ge=0, le=1, description="the same two or three layers ahead")
+    accuracy: float = Field(
+        0.96,
+        ge=0,
+        le=1,
+        description="share of experts foretold right one layer ahead",
+        json_schema_extra={"tune": False},
+    )
+    accuracy_far: float = Field(
+        0.9, ge=0, le=1, description="the same two or three layers ahead", json_schema_extra={"tune": False}
+    )
     lookahead: int = Field(1, ge=1, le=3, description="layers looked ahead")
     top: int | None = Field(None, ge=1, description="of a token's experts, how many are loaded; none: all")
     stop_at_first: bool = Field(True, description="look no farther than the first layer that lacks experts")

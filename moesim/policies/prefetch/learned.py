@@ -13,10 +13,16 @@ from moesim.policies.quantities import Seconds
 class LearnedParameters(GivenParameters):
     """Parameters of learned predictors."""
 
-    accuracy: float = Field(0.847, ge=0, le=1, description="share of experts foretold right")
+    accuracy: float = Field(
+        0.847, ge=0, le=1, description="share of experts foretold right", json_schema_extra={"tune": False}
+    )
     stride: int = Field(2, ge=1, description="layers ahead that are predicted")
     predict_s: Seconds = Field(200e-6, ge=0, description="what a prediction takes (s)")
-    hidden: bool = Field(True, description="predictions run beside the layer; else they hold it up")
+    hidden: bool = Field(
+        True,
+        description="predictions run beside the layer; else they hold it up",
+        json_schema_extra={"tune": False},
+    )
 
 
 class _Strided(GivenState):

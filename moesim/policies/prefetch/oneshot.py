@@ -13,7 +13,13 @@ from moesim.policies.quantities import Seconds
 class OneShotParameters(GivenParameters):
     """Parameters of the one-shot predictor."""
 
-    accuracy: float = Field(0.9, ge=0, le=1, description="share of experts foretold right in a layer")
+    accuracy: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="share of experts foretold right in a layer",
+        json_schema_extra={"tune": False},
+    )
     predict_s: Seconds = Field(
         0.0, ge=0, description="what the prediction of an iteration takes where it is not hidden (s)"
     )
