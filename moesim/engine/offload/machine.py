@@ -203,13 +203,13 @@ class Machine:
                 mine = [slot for slot in fresh if first <= slot < first + experts]
                 for slot in mine:
                     fresh.discard(slot)
-                    self._judge(counts, precision, layer, slot - first, slot - first in needed)
+                    self._judge(counts, precision, layer, slot - first, slot in needed)
             for slot, number in coming.items():
                 if first <= slot < first + experts and self.flights[number].prefetched:
                     if number in self.stale:
                         continue
                     self.stale.add(number)
-                    self._judge(counts, precision, layer, slot - first, slot - first in needed)
+                    self._judge(counts, precision, layer, slot - first, slot in needed)
         gone, residency.gone = residency.gone, []
         for precision, slot in gone:
             where, expert = divmod(slot, experts)
