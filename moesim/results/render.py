@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _BAR = 24
 _WIDE = 96
 _LONG_NAME = 16
+_LABEL = 19
 
 
 class ShareBar:
@@ -131,15 +132,15 @@ def _serving_table(results: Sequence[Result]) -> list[RenderableType]:
     if not rows:
         return []
     table = _grid(*SERVING_HEADS)
-    _fold_long_names(table, results)
+    _fold_long_names(table, [result.policy for result in results])
     for row in rows:
         table.add_row(*row)
     return [Text(), table]
 
 
-def _fold_long_names(table: Table, results: Sequence[Result]) -> None:
+def _fold_long_names(table: Table, names: Sequence[str]) -> None:
     """Let long names be broken; short ones must not give way on a terminal that is too narrow for all."""
-    if max(len(result.policy) for result in results) > _LONG_NAME:
+    if max(map(len, names)) > _LONG_NAME:
         table.columns[0].no_wrap = False
         table.columns[0].overflow = "fold"
 
@@ -211,7 +212,9 @@ def render_comparison(comparison: Comparison, timing: bool = False, width: int =
             *([f"{comparison.memory_ratio(result):.2f}x"] if wide else []),
             fits,
         )
-    _fold_long_names(table, comparison.results)
+    # The baseline's name has a word behind it, for which there is some more room.
+    told = f"{comparison.baseline.policy} (baseline)"[: -(_LABEL - _LONG_NAME)]
+    _fold_long_names(table, [*(result.policy for result in comparison.results), told])
     why: list[Text | Padding] = []
     if comparison.baseline.out_of_memory:
         why += [Text(), _memory_verdict(comparison.baseline)]

@@ -238,6 +238,12 @@ class Result:
 
         return load_map([self])
 
+    def plot_lookups(self) -> Figure:
+        """What became of the experts that layers asked for, in a run that offloads."""
+        from moesim.results.plots.lookups import lookups
+
+        return lookups([self])
+
     def plot_layers(self) -> Figure:
         """Latency of each layer and its lower bound."""
         from moesim.results.plots.layers import layer_latency

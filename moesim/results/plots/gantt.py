@@ -138,7 +138,8 @@ def gantt(
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(lanes) - 0.4, -0.6)
     axes.set_xlim(0, (end - begin) * factor or 1.0)
-    axes.set_xlabel(f"time since the layer's start ({unit})")
+    ahead = begin < float(spans.loc[spans["cause"] != _AHEAD, "start_s"].min())
+    axes.set_xlabel(f"time ({unit})" if ahead else f"time since the layer's start ({unit})")
     at = int(spans["step"].iloc[0])
     lasts = format_time(end - begin).replace(" us", " µs")
     left_out = f", {hidden} devices not shown" if hidden else ""
