@@ -61,12 +61,10 @@ def serving_lines(result: Result) -> list[tuple[str, str]]:
         ("loaded", moved),
     ]
     if given["prefetch_accuracy"] is not None:
+        right, timely = _percent(given["prefetch_accuracy"]), _percent(given["good_pred"])
+        wasted = _percent(given["wasted_share"])
         lines.append(
-            (
-                "prefetches",
-                f"{_percent(given['prefetch_accuracy'])} needed, {_percent(given['good_pred'])} needed and in "
-                f"time; {_percent(given['wasted_share'])} of their bytes wasted",
-            )
+            ("prefetches", f"{right} needed, {timely} needed and in time; {wasted} of their bytes wasted")
         )
     if given["energy_j_per_token"] is not None:
         lines.append(("energy", f"{_energy(given['energy_j_per_token'])} J per output token, at rated power"))
@@ -75,7 +73,7 @@ def serving_lines(result: Result) -> list[tuple[str, str]]:
 
 def serving_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return a row of figures for each run that offloads, see ``SERVING_HEADS``."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for result in results:
         given = result.offload
         if given is not None:

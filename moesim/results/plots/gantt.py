@@ -48,7 +48,8 @@ def choose(result: Result, layer: int | None, step: int | None, layers: int = 1)
         ends = spans[spans["cause"] != _AHEAD].groupby("layer")
         lasts = ends["end_s"].max() - ends["start_s"].min()
         layer = int(lasts.index.to_numpy()[int(lasts.to_numpy().argmax())])
-    chosen = spans[spans["layer"].between(layer, (layer or 0) + layers - 1)]
+    first = 0 if layer is None else layer
+    chosen = spans[spans["layer"].between(first, first + layers - 1)]
     if chosen.empty:
         message = f"no spans were recorded for step {step}, layer {layer}"
         steps = sorted(result.spans["step"].unique().tolist())

@@ -123,7 +123,8 @@ def policy_stack(axes: Axes, results: Sequence[Result]) -> list[tuple[Artist, st
     held = pd.DataFrame(rows).fillna(0.0)
     entries = draw_stack(axes, held[_ordered([str(owner) for owner in held.columns])], limits, 0.62)
     names = [result.policy for result in results]
-    crowded = sum(map(len, names)) > (_NAMES_IN_A_ROW if axes.get_position().width < 0.5 else 2 * _NAMES_IN_A_ROW)
+    room = _NAMES_IN_A_ROW * (1 if axes.get_position().width < 0.5 else 2)
+    crowded = sum(map(len, names)) > room
     turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(range(len(results)), names, color=INK, **turned)
     axes.tick_params(axis="x", length=0)

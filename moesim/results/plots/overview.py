@@ -71,10 +71,10 @@ def overview(comparison: Comparison) -> Figure:
     offloading = [result for result in results if len(result.tables["caches"])]
     if offloading:
         load.set_title("What caches answered")
-        handles = draw_lookups(load, offloading)
+        answers = draw_lookups(load, offloading)
         load.legend(
-            [handle for handle, _ in handles],
-            [label for _, label in handles],
+            [answer[0] for answer in answers],
+            [answer[1] for answer in answers],
             loc="upper left",
             bbox_to_anchor=(0.0, -0.2),
             ncols=2,

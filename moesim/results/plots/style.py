@@ -45,7 +45,7 @@ CAUSE_COLOURS: Final = {
 in the fixed order differ in lightness, which every kind of colour vision sees."""
 
 SPAN_COLOURS: Final = CAUSE_COLOURS | {"prefetch": "#e8a87c"}
-"""Colours of spans: those of causes, and of what streams do beside a step's own time; a prefetch is a paler load."""
+"""Colours of spans: those of causes, and of what goes on beside a step's own time."""
 
 OWNER_COLOURS: Final = {
     "experts": "#1b5e9b",
