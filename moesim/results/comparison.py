@@ -194,6 +194,12 @@ class Comparison:
 
         return load_map(self.results)
 
+    def plot_lookups(self) -> Figure:
+        """What became of the experts that layers asked for, by policy that offloads."""
+        from moesim.results.plots.lookups import lookups
+
+        return lookups([result for result in self.results if len(result.tables["caches"])])
+
     def plot_memory(self) -> Figure:
         """Memory of each policy's fullest device by owner."""
         from moesim.results.plots.memory import memory_by_policy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -17,6 +17,7 @@ from moesim.causes import CAUSES
 from moesim.results.explain import SAID, explain_one, out_of_memory_line, output_line
 from moesim.results.memory import fullest_device, holding, own_memory
 from moesim.results.metrics import ratio
+from moesim.results.serving_words import SERVING_HEADS, serving_lines, serving_rows
 from moesim.units import format_bytes, format_time
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _BAR = 24
 _WIDE = 96
 _LONG_NAME = 16
+_LABEL = 19
 
 
 class ShareBar:
@@ -108,10 +110,39 @@ def _figures(result: Result) -> Table:
         "imbalance": f"{result.imbalance:.2f}  (fullest device over the mean)",
         "peak memory": format_bytes(result.peak_memory_bytes),
     }
+    return _named(list(rows.items()))
+
+
+def _named(rows: Sequence[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
-    for name, text in rows.items():
+    for name, text in rows:
         table.add_row(Text(name, style="bold"), text)
     return table
+
+
+def _serving(result: Result) -> list[RenderableType]:
+    """Return what a run that offloads tells besides."""
+    rows = serving_lines(result)
+    return [Text(), _named(rows)] if rows else []
+
+
+def _serving_table(results: Sequence[Result]) -> list[RenderableType]:
+    """Return what runs that offload tell besides, a row each."""
+    rows = serving_rows(results)
+    if not rows:
+        return []
+    table = _grid(*SERVING_HEADS)
+    _fold_long_names(table, [result.policy for result in results])
+    for row in rows:
+        table.add_row(*row)
+    return [Text(), table]
+
+
+def _fold_long_names(table: Table, names: Sequence[str]) -> None:
+    """Let long names be broken; short ones must not give way on a terminal that is too narrow for all."""
+    if max(map(len, names)) > _LONG_NAME:
+        table.columns[0].no_wrap = False
+        table.columns[0].overflow = "fold"
 
 
 def _timing(results: tuple[Result, ...]) -> Text:
@@ -140,6 +171,7 @@ def render_result(result: Result, timing: bool = False) -> Group:
         head,
         Text(),
         _figures(result),
+        *_serving(result),
         Text(),
         _breakdown(result),
         Text(),
@@ -180,10 +212,9 @@ def render_comparison(comparison: Comparison, timing: bool = False, width: int =
             *([f"{comparison.memory_ratio(result):.2f}x"] if wide else []),
             fits,
         )
-    if max(len(result.policy) for result in comparison.results) > _LONG_NAME:
-        # Long names are broken; short ones must not give way on a terminal that is too narrow for all.
-        table.columns[0].no_wrap = False
-        table.columns[0].overflow = "fold"
+    # The baseline's name has a word behind it, for which there is some more room.
+    told = f"{comparison.baseline.policy} (baseline)"[: -(_LABEL - _LONG_NAME)]
+    _fold_long_names(table, [*(result.policy for result in comparison.results), told])
     why: list[Text | Padding] = []
     if comparison.baseline.out_of_memory:
         why += [Text(), _memory_verdict(comparison.baseline)]
@@ -194,4 +225,5 @@ def render_comparison(comparison: Comparison, timing: bool = False, width: int =
         why += [Padding(Text(line.strip()), (0, 0, 0, 2)) for line in rest]
     notes = _notes(comparison.results)
     tail = [Text(), _timing(comparison.results)] if timing else []
-    return Group(Text(comparison.name, style="bold"), Text(), table, *why, *notes, *tail)
+    serving = _serving_table(comparison.results)
+    return Group(Text(comparison.name, style="bold"), Text(), table, *serving, *why, *notes, *tail)

@@ -238,6 +238,12 @@ class Result:
 
         return load_map([self])
 
+    def plot_lookups(self) -> Figure:
+        """What became of the experts that layers asked for, in a run that offloads."""
+        from moesim.results.plots.lookups import lookups
+
+        return lookups([self])
+
     def plot_layers(self) -> Figure:
         """Latency of each layer and its lower bound."""
         from moesim.results.plots.layers import layer_latency
@@ -256,20 +262,23 @@ class Result:
 
         return breakdown([self])
 
-    def plot_layer(self, layer: int | None = None, step: int | None = None, devices: int = 8) -> Figure:
-        """Gantt chart of one layer of a recorded step.
+    def plot_layer(
+        self, layer: int | None = None, step: int | None = None, devices: int = 8, layers: int = 1
+    ) -> Figure:
+        """Gantt chart of one layer, or of neighbouring ones, of a recorded step.
 
         Args:
-            layer: transformer layer; by default the slowest one recorded.
-            step: step; by default the first one recorded.
+            layer: transformer layer, the first one; by default the slowest one recorded.
+            step: step; by default the first one recorded, where experts are offloaded the first that decodes.
             devices: most devices to show.
+            layers: how many layers.
 
         Raises:
             InputError: no spans were recorded for that layer and step.
         """
         from moesim.results.plots.gantt import gantt
 
-        return gantt(self, layer, step, devices)
+        return gantt(self, layer, step, devices, layers)
 
     def __repr__(self) -> str:
         """Name the run and its main figures."""

@@ -92,6 +92,10 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
         message = f"cache '{offload.cache.name}' needs gate weights, and the trace has none"
         raise InputError(message, hint="record gate weights, or choose a cache that does without")
     store = settings.store or ("storage" if shape.host.unified else "host")
+    if store == "storage" and offload.misses.uses_cpu:
+        message = f"misses '{offload.misses.name}' computes experts on the CPU, but they are on a drive"
+        hint = "misses: load" + ("" if shape.host.unified else ", or store: host")
+        raise InputError(message, hint=hint)
     past = source.past(PROFILED)
     layers, experts, k = len(setup.moe_rows), setup.model.experts, setup.model.top_k
     empty = np.zeros((0, layers, k), dtype=np.int64)

@@ -27,7 +27,8 @@ def result_plots(result: Result, names: Sequence[str] | None = None) -> dict[str
         "breakdown": (True, result.plot_breakdown),
         "memory": (len(result.memory) > 0, result.plot_memory),
         "layers": (len(result.layers) > 0, result.plot_layers),
-        "load": (result.devices["copies"].sum() > 0, result.plot_load),
+        "lookups": (len(result.tables["caches"]) > 0, result.plot_lookups),
+        "load": (_has_load(result), result.plot_load),
         "layer_gantt": (len(result.spans) > 0, result.plot_layer),
     }
     return {
@@ -43,9 +44,17 @@ def comparison_plots(comparison: Comparison) -> dict[str, Figure]:
         "memory": comparison.plot_memory(),
         "layers": comparison.plot_layers(),
     }
-    if comparison.baseline.devices["copies"].sum() > 0:
+    if any(len(result.tables["caches"]) for result in comparison.results):
+        figures["lookups"] = comparison.plot_lookups()
+    if _has_load(comparison.baseline):
         figures["load"] = comparison.plot_load()
     return figures
+
+
+def _has_load(result: Result) -> bool:
+    """Say whether a map of loads tells anything; of one device that offloads it does not."""
+    alone = len(result.tables["caches"]) > 0 and result.devices["device"].nunique() == 1
+    return bool(result.devices["copies"].sum() > 0) and not alone
 
 
 TITLES = {
@@ -53,6 +62,7 @@ TITLES = {
     "breakdown": "Where the time goes",
     "memory": "What the memory holds",
     "layers": "Latency by layer",
+    "lookups": "What caches answered",
     "load": "Load by layer and device",
     "layer_gantt": "The slowest recorded layer",
 }

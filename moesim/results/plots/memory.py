@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,8 @@ from moesim.results.result import Result
 from moesim.units import format_bytes
 
 _WORTH_SHOWING = 1e-3
+_NAMES_IN_A_ROW = 36
+"""Letters of the policies' names that fit side by side below half a page."""
 IN_SIGHT = 4.0
 """How many times the fullest device's bytes a capacity may be to be drawn to scale."""
 
@@ -119,7 +122,11 @@ def policy_stack(axes: Axes, results: Sequence[Result]) -> list[tuple[Artist, st
         limits.append(float(mine["capacity_bytes"].max()) if len(mine) else 0.0)
     held = pd.DataFrame(rows).fillna(0.0)
     entries = draw_stack(axes, held[_ordered([str(owner) for owner in held.columns])], limits, 0.62)
-    axes.set_xticks(range(len(results)), [result.policy for result in results], color=INK)
+    names = [result.policy for result in results]
+    room = _NAMES_IN_A_ROW * (1 if axes.get_position().width < 0.5 else 2)
+    crowded = sum(map(len, names)) > room
+    turned: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(results)), names, color=INK, **turned)
     axes.tick_params(axis="x", length=0)
     return entries
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from moesim.results.plots.breakdown import draw_breakdown
 from moesim.results.plots.layers import draw_layers
 from moesim.results.plots.load import relative_load
+from moesim.results.plots.lookups import draw_lookups
 from moesim.results.plots.memory import policy_stack
 from moesim.results.plots.style import GRID, INK, MUTED, canvas, chart, policy_colours, whole_ticks
 
@@ -52,8 +53,8 @@ def overview(comparison: Comparison) -> Figure:
     time, memory, layers, load = (figure.add_subplot(grid[place]) for place in np.ndindex(2, 2))
     for axes, entries, title, columns in (
         (time, draw_breakdown(time, results, comparison.baseline), "Time of a mean step by cause", 4),
-        (memory, policy_stack(memory, results), "Memory of the fullest device by owner", 2),
-        (layers, draw_layers(layers, results), "Latency of each layer", 8),
+        (memory, policy_stack(memory, results), "Memory of the fullest device", 2),
+        (layers, draw_layers(layers, results), "Latency of each layer", 4),
     ):
         axes.set_title(title)
         handles, labels = [entry[0] for entry in entries], [entry[1] for entry in entries]
@@ -67,8 +68,23 @@ def overview(comparison: Comparison) -> Figure:
             handleheight=1.0,
             borderaxespad=0.0,
         )
-    draw_imbalance(load, comparison)
-    load.set_title("Load of the devices of a layer")
+    offloading = [result for result in results if len(result.tables["caches"])]
+    if offloading:
+        load.set_title("What caches answered")
+        answers = draw_lookups(load, offloading)
+        load.legend(
+            [answer[0] for answer in answers],
+            [answer[1] for answer in answers],
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.2),
+            ncols=2,
+            handlelength=1.0,
+            handleheight=1.0,
+            borderaxespad=0.0,
+        )
+    else:
+        draw_imbalance(load, comparison)
+        load.set_title("Load of the devices of a layer")
     figure.suptitle(
         f"{comparison.name}: {', '.join(result.policy for result in results)}",
         x=0.012,

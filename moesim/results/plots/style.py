@@ -44,8 +44,13 @@ CAUSE_COLOURS: Final = {
 """Work on tokens is blue and green, the network yellow and red, planning purple, waiting grey; neighbours
 in the fixed order differ in lightness, which every kind of colour vision sees."""
 
+SPAN_COLOURS: Final = CAUSE_COLOURS | {"prefetch": "#e8a87c"}
+"""Colours of spans: those of causes, and of what goes on beside a step's own time."""
+
 OWNER_COLOURS: Final = {
     "experts": "#1b5e9b",
+    "expert cache": "#1b5e9b",
+    "staging buffers": "#f0a202",
     "expert replicas": "#5fa2ce",
     "model weights": "#9ecae9",
     "KV cache": "#4f8a3c",

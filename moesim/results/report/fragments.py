@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from moesim.causes import CAUSES
 from moesim.results.explain import SAID
 from moesim.results.metrics import ratio
+from moesim.results.serving_words import SERVING_HEADS, serving_lines, serving_rows
 from moesim.units import format_bytes, format_time
 
 if TYPE_CHECKING:
@@ -96,6 +97,23 @@ def policy_table(comparison: Comparison) -> str:
     return table(heads, rows, comparison.baseline.policy)
 
 
+def serving_table(results: Sequence[Result], first: str = "") -> str:
+    """Return the table of the runs that offload; empty where none does.
+
+    Args:
+        results: the runs.
+        first: name of the policy to stress, if any.
+    """
+    rows = serving_rows(results)
+    return table(SERVING_HEADS, rows, first) if rows else ""
+
+
+def serving_list(result: Result) -> str:
+    """Return the figures of a run that offloads as a table of two columns; empty for other runs."""
+    rows = serving_lines(result)
+    return table(("figure", "value"), rows) if rows else ""
+
+
 def cause_table(results: Sequence[Result]) -> str:
     """Return seconds and shares by cause, one column per policy."""
     rows = []
@@ -128,10 +146,11 @@ def figures_of(result: Result) -> list[tuple[str, str]]:
 def result_card(result: Result) -> str:
     """Return a small table of a run for a notebook."""
     caption = f"<strong>{escape(result.name)}</strong>: {escape(result.policy)}"
-    return f"<div>{caption}{table(('figure', 'value'), figures_of(result))}</div>"
+    return f"<div>{caption}{table(('figure', 'value'), figures_of(result))}{serving_list(result)}</div>"
 
 
 def comparison_card(comparison: Comparison) -> str:
     """Return a small table of a comparison for a notebook."""
     lines = "<br>".join(escape(line) for line in comparison.explain())
-    return f"<div><strong>{escape(comparison.name)}</strong>{policy_table(comparison)}<p>{lines}</p></div>"
+    tables = policy_table(comparison) + serving_table(comparison.results, comparison.baseline.policy)
+    return f"<div><strong>{escape(comparison.name)}</strong>{tables}<p>{lines}</p></div>"

@@ -19,6 +19,8 @@ from moesim.results.report.fragments import (
     figures_of,
     inline_svg,
     policy_table,
+    serving_list,
+    serving_table,
 )
 from moesim.results.result import Result
 from moesim.units import format_time
@@ -90,6 +92,10 @@ def _alarm(results: tuple[Result, ...]) -> list[str]:
     return ["".join(lines)] if lines else []
 
 
+def _serving(inner: str) -> list[str]:
+    return [section("Requests and caches of experts", inner)] if inner else []
+
+
 def _notes(results: tuple[Result, ...]) -> list[str]:
     said = dict.fromkeys(note for result in results for note in result.notes)
     items = "".join(f"<li>{escape(note)}</li>" for note in said)
@@ -112,12 +118,17 @@ def report_html(run: Result | Comparison, plots: Mapping[str, bytes] | None = No
         results, first = run.results, run.baseline
         figures = comparison_plots(run) if plots is None else {}
         heading = f"{escape(run.name)}: {len(results)} policies compared"
-        top = [section("Policies", policy_table(run)), *_alarm(results), section("Why", _words(run))]
+        top = [
+            section("Policies", policy_table(run)),
+            *_alarm(results),
+            *_serving(serving_table(results, run.baseline.policy)),
+            section("Why", _words(run)),
+        ]
     else:
         results, first = (run,), run
         figures = result_plots(run) if plots is None else {}
         heading = f"{escape(run.name)}: {escape(run.policy)}"
-        top = [section("Figures", _cards(run)), *_alarm(results)]
+        top = [section("Figures", _cards(run)), *_alarm(results), *_serving(serving_list(run))]
     images = {name: render(figure, "svg") for name, figure in figures.items()} if plots is None else plots
     steps, devices = len(first.steps), first.memory["device"].nunique()
     about = f"{steps} step{'s' if steps != 1 else ''} on {devices} device{'s' if devices != 1 else ''}"
