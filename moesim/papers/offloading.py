@@ -78,9 +78,7 @@ OF_TWO: Final[Mapping[str, Callable[[Result, Result], float]]] = MappingProxyTyp
         "output_speedup": lambda result, other: (
             _figure(result, "output_tokens_per_s") / _figure(other, "output_tokens_per_s")
         ),
-        "hit_rate_gain": lambda result, other: (
-            _figure(result, "hit_rate") - _figure(other, "hit_rate")
-        ),
+        "hit_rate_gain": lambda result, other: _figure(result, "hit_rate") - _figure(other, "hit_rate"),
         "memory_saving": lambda result, other: 1 - result.peak_memory_bytes / other.peak_memory_bytes,
     }
 )
