@@ -60,9 +60,30 @@ HEADLINES = (
         "context=200",
         "Mixtral-8x22B in SGLang without CUDA graphs, TP8 (worst of steps)",
     ),
+    (
+        "Time per token, Mixtral-8x7B",
+        "",
+        "Mixtral-8x7B offloaded by MoE-Infinity, RTX A5000",
+    ),
+    (
+        "Hit rate in decoding, DeepSeek-V2-Lite",
+        "policy=lru",
+        "hit rate of LRU, a quarter of DeepSeek-V2-Lite's experts (HybriMoE)",
+    ),
+    (
+        "Decode speed-up over MoE-Offloading, RTX 4090, Mixtral",
+        "",
+        "HOBBIT over MoE-Offloading, decode",
+    ),
+    ("Decode rate, A100", "policy=mixtral_offloading", "Mixtral-offloading on A100, decode"),
+    (
+        "Throughput, MTBench, T4",
+        "schedule=cgopipe",
+        "MoE-Lightning on T4, by its own roofline (worst of all)",
+    ),
 )
 """Figure, point, and what the README calls it."""
-UNITS = {"x": "x", "(max-mean)/mean": "", "tokens/s per device": " tokens/s/GPU"}
+UNITS = {"x": "x", "(max-mean)/mean": "", "share": "", "tokens/s per device": " tokens/s/GPU"}
 
 
 def per_figure(rows: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from moesim.policies.offload.create import OFFLOAD_PRESETS, PARTS, offload_part
 from moesim.policies.prediction import PREDICTORS
 from moesim.policies.presets import policy_presets
 from moesim.policies.registry import Kind
@@ -46,6 +47,20 @@ def markdown(reproduced: Mapping[tuple[str, str], str]) -> str:
     ]
     lines += ["", "## Presets", "", "| name | placement | dispatch |", "|---|---|---|"]
     lines += [f"| `{n}` | `{p['placement']}` | `{p['dispatch']}` |" for n, p in policy_presets().items()]
+    lines += [
+        "",
+        "## Offloading systems",
+        "",
+        "Names for `offload`, see [caching.md](caching.md) and [prefetching.md](prefetching.md).",
+        "",
+        "| name | cache | prefetch | misses | settings | reproduced |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, system in OFFLOAD_PRESETS.items():
+        parts = [offload_part(system.get(part), None, part)[0] for part in PARTS]
+        settings = ", ".join(f"`{key}` = {value}" for key, value in system.items() if key not in PARTS)
+        told = reproduced.get(("system", name), "none")
+        lines.append(f"| `{name}` | {' | '.join(f'`{p}`' for p in parts)} | {settings or 'none'} | {told} |")
     lines += [
         "",
         "## Predictors",
