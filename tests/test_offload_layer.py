@@ -120,7 +120,7 @@ def test_fiddler_switches_where_the_cpu_takes_longer_than_loading_and_computing(
     # The CPU takes a second per token, loading three and the device one.
     if tokens <= 4:
         assert (bench.counts[CPU], bench.counts[LOADS]) == (1, 0)
-        assert (turn.end, turn.cpu_s, turn.cpu_busy) == (tokens, tokens, (0, tokens))
+        assert (turn.end, turn.cpu_s, turn.cpu_busy) == (tokens, tokens, [(0, tokens)])
     else:
         assert (bench.counts[CPU], bench.counts[LOADS]) == (0, 1)
         assert (turn.end, turn.load_s, turn.cpu_s) == (4, 3, 0)
@@ -131,14 +131,14 @@ def test_fiddler_works_on_all_three_at_once() -> None:
     turn = bench.run({0: 9, 2: 3, 3: 7, 1: 9, 4: 2})
     # Device: 0 and 1 until 2, 3 from 3 to 4. CPU: 2 and 4 until 5.
     assert (turn.end, turn.experts_s, turn.load_s, turn.cpu_s) == (5, 3, 1, 1)
-    assert turn.cpu_busy == (0, 5)
+    assert turn.cpu_busy == [(0, 5)]
     assert bench.counts[HITS] == 2
 
 
 def test_all_misses_on_the_cpu() -> None:
     bench = Bench(6, 2, [0, 1], "cpu", cache="static", first=0.5)
     turn = bench.run({0: 1, 2: 2, 3: 3, 1: 1})
-    assert (turn.end, turn.experts_s, turn.cpu_s, turn.cpu_busy) == (5.5, 2, 3.5, (0, 5.5))
+    assert (turn.end, turn.experts_s, turn.cpu_s, turn.cpu_busy) == (5.5, 2, 3.5, [(0, 5.5)])
     assert bench.loads() == []
     prompts = Bench(6, 2, [0, 1], ("cpu", {"prefill": False}), cache="static")
     turn = prompts.run({0: 1, 2: 2}, prefill=True)
@@ -153,7 +153,7 @@ def test_figure_5_of_hybrimoe() -> None:
     assert bench.loads() == [(c, 0, 3)]
     assert [(start, stop) for _, start, stop in turn.busy] == [(0, 1), (1, 2), (3, 4)]
     assert turn.cpu == [1, 1, 1]
-    assert turn.cpu_busy == (0, 3)
+    assert turn.cpu_busy == [(0, 3)]
     assert turn.end == 4
 
 

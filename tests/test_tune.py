@@ -84,12 +84,10 @@ class Odd(Parameters):
 
 class OddDispatch:
     name = "odd"
-    name = "odd"
     parameters = Odd()
 
 
 class OddPlacement:
-    name = "odd"
     name = "plain"
     parameters = Parameters()
 
