@@ -53,7 +53,7 @@ def described(offload: Any = None, **changes: Any) -> Mapping:
         "policies": [{"name": "a", "offload": offload or {}}],
     }
     for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(made.get(key), dict):
+        if isinstance(value, dict) and isinstance(made.get(key), dict) and key != "routing":
             made[key] = {**made[key], **value}
         else:
             made[key] = value

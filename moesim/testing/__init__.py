@@ -1,7 +1,8 @@
 """Contract checks that every policy must pass, built-in or third-party.
 
-``check_placement_policy(policy)`` and ``check_dispatch_policy(policy)`` need nothing but moesim. The
-strategies, for tests with Hypothesis, are imported when first used.
+``check_placement_policy(policy)``, ``check_dispatch_policy(policy)`` and, of policies that offload,
+``check_cache_policy(policy)``, ``check_prefetch_policy(policy)`` and ``check_miss_policy(policy)`` need
+nothing but moesim. The strategies, for tests with Hypothesis, are imported when first used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from moesim.testing.cases import (
     placement_cases,
 )
 from moesim.testing.dispatch_checks import check_dispatch_policy, check_plan
+from moesim.testing.offload_checks import (
+    OffloadCase,
+    check_cache_policy,
+    check_miss_policy,
+    check_prefetch_policy,
+    offload_cases,
+)
 from moesim.testing.placement_checks import check_placement, check_placement_policy
 
 if TYPE_CHECKING:
@@ -26,11 +34,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DispatchCase",
+    "OffloadCase",
     "PlacementCase",
+    "check_cache_policy",
     "check_dispatch_policy",
+    "check_miss_policy",
     "check_placement",
     "check_placement_policy",
     "check_plan",
+    "check_prefetch_policy",
     "cluster_views",
     "dispatch_cases",
     "dispatch_inputs",
@@ -38,6 +50,7 @@ __all__ = [
     "make_load",
     "make_placement",
     "make_view",
+    "offload_cases",
     "placement_cases",
     "placement_inputs",
     "placements",

@@ -22,7 +22,8 @@ from moesim.engine.offload.machine import (
 )
 from moesim.engine.offload.prices import OffloadPrices
 from moesim.engine.offload.residency import HIGH, LOW
-from moesim.policies.misses.base import MissPolicy, Needed
+from moesim.errors import PolicyError
+from moesim.policies.misses.base import Choice, MissPolicy, Needed
 from moesim.policies.offload.precision import LOW as LOW_CLASS
 from moesim.policies.offload.precision import SKIP
 
@@ -110,7 +111,7 @@ class LayerRunner:
     ) -> None:
         self.machine, self.prices, self.misses, self.arrival = machine, prices, misses, arrival
         self.hosts, self.owned = hosts, owned
-        self.whole = misses.name == "whole_layer"
+        self.whole = misses.whole
         layers = range(len(prices.weights))
         self._cpu: list[Callable[[int], float]] = [partial(prices.cpu, layer) for layer in layers]
         self._alone: dict[tuple[int, float], float] = {}
@@ -231,6 +232,7 @@ class LayerRunner:
         )
         choice = self.misses.choose(needed)
         copies = dict(zip(experts, tokens, strict=True))
+        self._check(choice, kinds, copies, absent)
         for expert in choice.cpu:
             counts[CPU] += 1
             if expert in choice.early:
@@ -253,6 +255,27 @@ class LayerRunner:
             else:
                 residency = machine.residency[device]
                 turn.awaited[number] = (count, -1 if residency.fixed else residency.slot(layer, expert))
+
+    def _check(
+        self, choice: Choice, kinds: dict[int, int], copies: dict[int, int], absent: tuple[int, ...]
+    ) -> None:
+        """Refuse choices after which experts would be computed twice or not at all.
+
+        Raises:
+            PolicyError: the policy breaks its contract.
+        """
+        loads, cpu = set(choice.loads), set(choice.cpu)
+        if not kinds.keys() <= loads | cpu:
+            fault = f"nothing becomes of expert {min(kinds.keys() - loads - cpu)}"
+        elif loads & cpu:
+            fault = f"expert {min(loads & cpu)} is loaded and runs on the CPU"
+        elif not cpu <= copies.keys():
+            fault = f"expert {min(cpu - copies.keys())} runs on the CPU and is not needed"
+        elif not loads <= kinds.keys() | set(absent):
+            fault = f"expert {min(loads - kinds.keys() - set(absent))} is loaded and is there"
+        else:
+            return
+        raise PolicyError(self.misses.name, "choosing what becomes of misses", fault)
 
     def _leave_to_cpu(self, device: int, expert: Ready, turn: Turn) -> None:
         """Take an expert that the device holds or awaits off its list, and let it leave."""

@@ -19,7 +19,8 @@ class Needed:
         experts: those needed, the most important first.
         tokens: tokens of each.
         there: whether each is in device memory or on its way.
-        absent: all experts of the layer that are neither, needed or not, where the device may hold them.
+        absent: all experts of the layer that are neither, needed or not, where the device may hold them; only
+            told to policies that say ``whole``.
         prefill: whether the iteration is a prompt.
         cpu: returns the time of one expert with so many tokens on the CPU (s).
         gpu: the same on the device, its weights being there (s).
@@ -72,12 +73,17 @@ class Choice:
 
 @runtime_checkable
 class MissPolicy(Protocol):
-    """Decides what becomes of a layer's experts: a needed one that is absent is loaded or runs on the CPU."""
+    """Decides what becomes of a layer's experts: a needed one that is absent is loaded or runs on the CPU.
+
+    ``uses_cpu`` says that it may leave experts to the CPU, ``whole`` that a layer waits for all of its
+    experts, needed or not.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
     uses_cpu: ClassVar[bool]
+    whole: ClassVar[bool]
     exact: ClassVar[bool]
     parameters_type: ClassVar[type[Parameters]]
     parameters: Any
@@ -91,6 +97,7 @@ class MissBase:
     """Common parts of the policies here."""
 
     uses_cpu: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     exact: ClassVar[bool] = True
     parameters_type: ClassVar[type[Parameters]] = Parameters
 

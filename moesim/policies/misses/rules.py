@@ -27,6 +27,7 @@ class WholeLayer(MissBase):
     name = "whole_layer"
     summary = "load all experts of the layer, needed or not, as frameworks do that know layers only"
     source = "Accelerate, DeepSpeed ZeRO-Inference; SE-MoE (arXiv 2205.10034)"
+    whole = True
 
     def choose(self, needed: Needed) -> Choice:
         """Decide for one layer."""

@@ -41,4 +41,5 @@ class HybriMoe(MissBase):
             split = split_as_paper(there, absent, load, needed.times, needed.shared)
         else:
             split = split_as_repository(there, absent, load, needed.times)
-        return Choice(split.loaded, split.cpu)
+        # In the paper's rules the CPU may take an expert that has been loaded; then nobody needs the copy.
+        return Choice(tuple(expert for expert in split.loaded if expert not in split.cpu), split.cpu)
