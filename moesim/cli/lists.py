@@ -120,6 +120,7 @@ def _links() -> Rows:
 @_listing("policies", "presets, and the policies they are made of")
 def _policies() -> Rows:
     from moesim.policies import describe, policy_presets
+    from moesim.policies.offload.create import OFFLOAD_PRESETS, PARTS, offload_part
 
     rows = [
         {
@@ -130,6 +131,9 @@ def _policies() -> Rows:
         }
         for name, parts in policy_presets().items()
     ]
+    for name, parts in OFFLOAD_PRESETS.items():
+        kinds = (f"{part} {offload_part(parts.get(part), None, part)[0]}" for part in PARTS)
+        rows.append({"kind": "offload", "name": name, "what": ", ".join(kinds), "parameters": ""})
     return rows + [
         {
             "kind": row.kind,
@@ -137,7 +141,7 @@ def _policies() -> Rows:
             "what": row.summary,
             "parameters": ", ".join(f"{one.name}={one.default}" for one in row.parameters),
         }
-        for row in describe(("placement", "dispatch", "cache", "prefetch"))
+        for row in describe(("placement", "dispatch", "cache", "prefetch", "misses"))
     ]
 
 
