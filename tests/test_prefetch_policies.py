@@ -535,9 +535,7 @@ def test_one_shot_needs_one_accuracy_per_layer():
 def test_seconds_are_counted_unless_hidden():
     assert create_prefetch("learned").seconds(10) == 0
     assert create_prefetch("learned", {"hidden": False}).seconds(10) == pytest.approx(10 * 200e-6)
-    assert create_prefetch("learned", {"hidden": False, "predict_s": "1 ms"}).seconds(10) == pytest.approx(
-        1e-2
-    )
+    assert create_prefetch("learned", {"hidden": False, "predict_s": "1 ms"}).seconds(10) == pytest.approx(1e-2)
     assert create_prefetch("oneshot", {"predict_s": 0.002}).seconds(10) == 0.002
     assert create_prefetch("gate").seconds(10) == 0
 
