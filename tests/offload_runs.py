@@ -120,7 +120,7 @@ PREFETCHES = (
     "none", "gate", "impact", "learned", "oneshot", "pregated", "popular", "path", "history", "matrices",
     "random", "layers",
 )  # fmt: skip
-MISSES = ("load", "cpu", "fiddler", "hybrimoe", "whole_layer")
+MISSES = ("load", "cpu", "fiddler", "hybrimoe", "daop", "whole_layer")
 
 
 @st.composite
@@ -204,9 +204,12 @@ def descriptions(
         "staging": draw(st.integers(1, 3)),
         "warm": draw(st.booleans()),
         "pinned": draw(st.booleans()),
+        "regroup": draw(st.booleans()),
         "store": draw(st.sampled_from(["host", "host", "storage"])),
         "slots": draw(st.integers(least, own)),
     }
+    if miss in ("cpu", "fiddler", "hybrimoe", "daop"):
+        offload["store"] = "host"  # the CPU computes what is in its memory
     if draw(st.booleans()):
         offload |= {"narrow_share": 0.5, "narrow_size": 0.5}
     made["policies"] = [{"name": "a", "offload": offload}]

@@ -178,9 +178,8 @@ def test_unified_memory_loads_from_the_drive_only() -> None:
     assert run.totals["loads"] > 0
     assert carried["host storage load"] == run.totals["loads"] * WEIGHTS
     assert run.runner.sizes.store == "storage"
-    on_cpu = ran(described({"slots": 2, "misses": "cpu"}, cluster=machine))
-    assert on_cpu.totals["cpu"] > 0
-    assert on_cpu.totals["loads"] == 0
+    with pytest.raises(InputError, match="computes experts on the CPU, but they are on a drive"):
+        ran(described({"slots": 2, "misses": "cpu"}, cluster=machine))
 
 
 def test_a_drive_and_the_host_link_work_at_once() -> None:

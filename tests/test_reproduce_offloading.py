@@ -242,8 +242,9 @@ def test_a_run_without_a_prompt_says_that_it_has_none():
 def test_the_cpu_may_take_an_expert_that_is_on_its_way():
     """HybriMoE's rule gives the CPU residents, too, and a prefetched expert counts as one."""
     body = load_paper("hybrimoe").scenarios["Mixtral-8x7B"] | {
-        "workload": {"tokens_per_device": 1, "requests": {"prompt": 4, "output": 12}}
+        "workload": {"tokens_per_device": 1, "requests": {"prompt": 4, "output": 8}},
+        "policies": [{"name": "both", "offload": {"system": "hybrimoe", "ratio": 0.25, "prefetch": "gate"}}],
     }
-    result = simulate(loads_scenario(json.dumps(body), file="x"), policy="hybrimoe")
+    result = simulate(loads_scenario(json.dumps(body), file="x"), policy="both")
     assert result.offload["late_share"] > 0
     assert result.offload["cpu_share"] > 0
