@@ -81,11 +81,11 @@ def check_memory(run: Ran) -> None:
         mine = run.runner.sizes.owned[device]
         for store in residency.stores:
             for cache, room in enumerate(store.room):
-                assert store.taken(cache) <= room
+                assert len(store.resident[cache]) + len(store.coming[cache]) <= room
                 assert not store.resident[cache] & set(store.coming[cache])
                 assert store.fresh[cache] <= store.resident[cache]
         for layer in range(residency.frame.layers):
-            assert residency.held(layer) <= mine[layer]
+            assert residency.present[layer] <= mine[layer]
 
 
 def check_time(run: Ran) -> None:

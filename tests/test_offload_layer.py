@@ -47,7 +47,7 @@ class Bench:
         empty = np.zeros((0, 1, 1), dtype=np.int64)
         frame = CacheFrame(1, experts, 1, 1, np.asarray([slots]), empty)
         residency = Residency(create_cache(cache), frame, mix)
-        residency.stores[0].resident[0] = set(resident)
+        residency.hold(0, resident)
         low = 1.0 if mix is None else mix.low_size
         self.machine = Machine(loader, [residency], np.full((1, experts), size), low, staging)
         prices: Any = SimpleNamespace(
@@ -251,7 +251,7 @@ def test_any_layer_ends_and_serves_everyone(
         busy = [(start, stop) for _, start, stop in turn.busy]
         assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(busy))
         for store in bench.machine.residency[0].stores:
-            assert store.taken(0) <= store.room[0]
+            assert len(store.resident[0]) + len(store.coming[0]) <= store.room[0]
             assert not store.coming[0]
         done += len(needed)
         # Prefetches of the next layer go on meanwhile.

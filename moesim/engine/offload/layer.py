@@ -130,9 +130,9 @@ class LayerRunner:
             machine.settle(device, layer, needed)
             return
         residency.see(step, layer, demand.ids, demand.weights, demand.precision)
-        cache = residency.cache(layer)
+        cache = residency.caches[layer]
         high, low = residency.stores[HIGH], residency.stores[-1] if len(residency.stores) > 1 else None
-        first = 0 if residency.per_layer else layer * residency.frame.experts
+        first = residency.firsts[layer]
         counts[ACCESSES] += len(demand.experts)
         there: list[bool] = []
         experts: list[int] = []
@@ -193,7 +193,7 @@ class LayerRunner:
         residency = self.machine.residency[device]
         first = 0 if residency.per_layer else layer * residency.frame.experts
         for store in residency.stores:
-            for slot, number in store.coming[residency.cache(layer)].items():
+            for slot, number in store.coming[residency.caches[layer]].items():
                 if first <= slot < first + residency.frame.experts and number not in turn.awaited:
                     turn.awaited[number] = (0, slot)
                     self.machine.loader.hurry(device, number)
@@ -213,7 +213,7 @@ class LayerRunner:
         counts = machine.counts[device][layer]
         absent: tuple[int, ...] = ()
         if self.whole:
-            held = machine.residency[device].held(layer)
+            held = machine.residency[device].present[layer]
             absent = tuple(sorted(self.owned[device][layer] - held))
         size = machine.sizes[HIGH][layer][experts[0]] if experts else 0.0
         needed = Needed(
@@ -241,7 +241,7 @@ class LayerRunner:
                 turn.cpu.append(copies[expert])
             if expert not in kinds:
                 # It is there or on its way, but the CPU takes it: the device has one less to compute.
-                slot = machine.residency[device].slot(layer, expert)
+                slot = machine.residency[device].firsts[layer] + expert
                 self._leave_to_cpu(device, (copies[expert], slot), turn)
         for expert in choice.loads:
             precision = kinds.get(expert, HIGH)
@@ -254,7 +254,7 @@ class LayerRunner:
                 turn.pending.append((expert, count, precision))
             else:
                 residency = machine.residency[device]
-                turn.awaited[number] = (count, -1 if residency.fixed else residency.slot(layer, expert))
+                turn.awaited[number] = (count, -1 if residency.fixed else residency.firsts[layer] + expert)
 
     def _check(
         self, choice: Choice, kinds: dict[int, int], copies: dict[int, int], absent: tuple[int, ...]
@@ -420,4 +420,4 @@ class LayerRunner:
             if number is None:
                 return
             turn.pending.popleft()
-            turn.awaited[number] = (count, -1 if residency.fixed else residency.slot(layer, expert))
+            turn.awaited[number] = (count, -1 if residency.fixed else residency.firsts[layer] + expert)

@@ -106,8 +106,11 @@ class Machine:
         A copy in the other precision may leave: nobody waits for it to be computed.
         """
         residency = self.residency[device]
-        self.pinned[device] = [{residency.slot(layer, expert) for expert in part} for part in (high, low)]
-        self.pinned_cache[device] = residency.cache(layer)
+        first = residency.firsts[layer]
+        if first:
+            high, low = ([first + expert for expert in part] for part in (high, low))
+        self.pinned[device] = [set(high), set(low)]
+        self.pinned_cache[device] = residency.caches[layer]
 
     def unpin(self, device: int, slot: int) -> None:
         """Let an expert go that has been computed, or is elsewhere."""
@@ -131,7 +134,7 @@ class Machine:
     def _coming_up(self, device: int, layer: int, precision: int) -> set[int]:
         """Return what stands in the cache of a layer because it is foreseen to be needed."""
         residency = self.residency[device]
-        cache = residency.cache(layer)
+        cache = residency.caches[layer]
         fresh = residency.stores[precision].fresh[cache]
         there = self.foreseen[device].get(cache)
         return fresh | there if there else fresh
@@ -146,10 +149,9 @@ class Machine:
         residency = self.residency[device]
         while wanted and not self.in_air[device]:
             layer, expert, precision = wanted.popleft()
-            cache, slot = residency.cache(layer), residency.slot(layer, expert)
-            stores = residency.stores
-            if any(slot in store.resident[cache] or slot in store.coming[cache] for store in stores):
+            if expert in residency.present[layer]:
                 continue
+            cache = residency.caches[layer]
             keep = self._coming_up(device, layer, precision)
             if self.pinned_cache[device] == cache:
                 keep = keep | self.pinned[device][precision]
@@ -167,8 +169,7 @@ class Machine:
         self.loaded_bytes[flight.prefetched] += size
         if flight.stays:
             residency = self.residency[flight.device]
-            cache, slot = residency.cache(flight.layer), residency.slot(flight.layer, flight.expert)
-            residency.stores[flight.precision].coming[cache][slot] = number
+            residency.reserve(flight.layer, flight.expert, flight.precision, number)
         return number
 
     def arrived(self, copied: Copied) -> Flight:
@@ -176,15 +177,11 @@ class Machine:
         flight = self.flights.pop(copied.copy)
         self.in_air[flight.device] -= 1
         if flight.stays:
+            settled = copied.copy in self.stale
+            self.stale.discard(copied.copy)
             residency = self.residency[flight.device]
-            cache, slot = residency.cache(flight.layer), residency.slot(flight.layer, flight.expert)
-            store = residency.stores[flight.precision]
-            del store.coming[cache][slot]
-            store.resident[cache].add(slot)
-            if copied.copy in self.stale:
-                self.stale.discard(copied.copy)
-            elif flight.prefetched:
-                store.fresh[cache].add(slot)
+            fresh = flight.prefetched and not settled
+            residency.land(flight.layer, flight.expert, flight.precision, fresh)
         if self.watched:
             self.spans.append(
                 CopySpan(
@@ -201,10 +198,10 @@ class Machine:
     def settle(self, device: int, layer: int, needed: set[int]) -> None:
         """Judge the prefetches of a layer whose router has answered: used, or wasted."""
         residency = self.residency[device]
-        cache = residency.cache(layer)
+        cache = residency.caches[layer]
         counts = self.counts[device][layer]
         experts = residency.frame.experts
-        first = 0 if residency.per_layer else layer * experts
+        first = residency.firsts[layer]
         for precision, store in enumerate(residency.stores):
             fresh, coming = store.fresh[cache], store.coming[cache]
             if fresh:
@@ -218,10 +215,11 @@ class Machine:
                         continue
                     self.stale.add(number)
                     self._judge(counts, precision, layer, slot - first, slot - first in needed)
-        gone, residency.gone = residency.gone, []
-        for precision, slot in gone:
-            where, expert = divmod(slot, experts)
-            self._judge(self.counts[device][where], precision, where, expert, used=False)
+        if residency.gone:
+            gone, residency.gone = residency.gone, []
+            for precision, slot in gone:
+                where, expert = divmod(slot, experts)
+                self._judge(self.counts[device][where], precision, where, expert, used=False)
 
     def _judge(self, counts: list[int], precision: int, layer: int, expert: int, used: bool) -> None:
         if used:

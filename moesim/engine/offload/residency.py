@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,10 +34,6 @@ class Store:
         self.coming = [{} for _ in range(caches)]
         self.fresh = [set() for _ in range(caches)]
 
-    def taken(self, cache: int) -> int:
-        """Return the slots that are filled or reserved."""
-        return len(self.resident[cache]) + len(self.coming[cache])
-
 
 class Residency:
     """The caches of one device.
@@ -48,6 +45,9 @@ class Residency:
 
     Attributes:
         stores: experts in high and, where there are any, in low precision.
+        caches: cache of each layer.
+        firsts: slot in it of the layer's first expert.
+        present: experts of each layer that are there or on their way, in any precision.
         evictions: experts that have left.
         gone: prefetched experts that left before their layer came, as precision and slot; whoever counts them
             empties the list.
@@ -60,7 +60,11 @@ class Residency:
         self.state = policy.start(frame)
         self.evictions = 0
         self.gone: list[tuple[int, int]] = []
+        self.caches = list(range(frame.layers)) if self.per_layer else [0] * frame.layers
+        self.firsts = [0 if self.per_layer else layer * frame.experts for layer in range(frame.layers)]
+        self.present: list[set[int]] = [set() for _ in range(frame.layers)]
         self._access: Access | None = None
+        self._asked = 0
         self._rows = [np.array([[cache]]) for cache in range(frame.caches)]
         self._layers = [np.array([[layer]]) for layer in range(frame.layers)]
         whole = slice(0, frame.experts)
@@ -74,14 +78,6 @@ class Residency:
             low = np.floor(frame.capacity * mix.low_share / mix.low_size + 1e-9).astype(np.int64)
             high = frame.capacity - np.ceil(frame.capacity * mix.low_share - 1e-9).astype(np.int64)
             self.stores = [Store(high.tolist()), Store(low.tolist())]
-
-    def cache(self, layer: int) -> int:
-        """Return the cache of a layer."""
-        return layer if self.per_layer else 0
-
-    def slot(self, layer: int, expert: int) -> int:
-        """Return the slot number of an expert in its cache."""
-        return expert if self.per_layer else layer * self.frame.experts + expert
 
     def see(
         self,
@@ -102,9 +98,10 @@ class Residency:
         """
         turn = step if self.per_layer else step * self.frame.layers + layer
         slots = ids if self.per_layer else ids + layer * self.frame.experts
+        self._asked = self.caches[layer]
         self._access = Access(
             turn,
-            self._rows[self.cache(layer)],
+            self._rows[self._asked],
             slots,
             weights,
             self._layers[layer],
@@ -119,25 +116,28 @@ class Residency:
         store = self.stores[HIGH]
         for cache, size in enumerate(store.room):
             able = order[cache][np.isfinite(worth[cache][order[cache]])]
-            store.resident[cache] = set(able[:size].tolist())
+            self.hold(cache, able[:size].tolist())
 
-    def held(self, layer: int) -> set[int]:
-        """Return the experts of a layer that are there or on their way, in any precision."""
-        if self.per_layer:
-            found: set[int] = set()
-            for store in self.stores:
-                found |= store.resident[layer]
-                found.update(store.coming[layer])
-            return found
-        first = layer * self.frame.experts
-        last = first + self.frame.experts
-        return {
-            slot - first
-            for store in self.stores
-            for place in (store.resident[0], store.coming[0])
-            for slot in place
-            if first <= slot < last
-        }
+    def hold(self, cache: int, slots: Iterable[int]) -> None:
+        """Let a high-precision cache hold these experts, and no others, without loading them."""
+        self.stores[HIGH].resident[cache] = set(slots)
+        for slot in self.stores[HIGH].resident[cache]:
+            layer, expert = (cache, slot) if self.per_layer else divmod(slot, self.frame.experts)
+            self.present[layer].add(expert)
+
+    def reserve(self, layer: int, expert: int, precision: int, number: int) -> None:
+        """Set a slot aside for an expert that is on its way as a copy of that number."""
+        slot = self.firsts[layer] + expert
+        self.stores[precision].coming[self.caches[layer]][slot] = number
+        self.present[layer].add(expert)
+
+    def land(self, layer: int, expert: int, precision: int, fresh: bool) -> None:
+        """Take in an expert that has arrived; ``fresh`` ones have been prefetched and not been asked for."""
+        store, cache, slot = self.stores[precision], self.caches[layer], self.firsts[layer] + expert
+        del store.coming[cache][slot]
+        store.resident[cache].add(slot)
+        if fresh:
+            store.fresh[cache].add(slot)
 
     def make_room(self, layer: int, precision: int, keep: set[int]) -> bool:
         """Free a slot in the cache of a layer, unless one is free; say whether there is one now.
@@ -147,17 +147,17 @@ class Residency:
             precision: HIGH or LOW.
             keep: slots that must not leave.
         """
-        cache = self.cache(layer)
+        cache = self.caches[layer]
         store = self.stores[precision]
-        if store.taken(cache) < store.room[cache]:
-            return True
         resident = store.resident[cache]
+        if len(resident) + len(store.coming[cache]) < store.room[cache]:
+            return True
         able = resident - keep
         if not able or self._access is None:
             return False
-        row = self.state.priorities(self._access)[0].tolist()
-        leaving = min(sorted(able), key=row.__getitem__)
-        self.evict(cache, precision, leaving)
+        access = self._access if cache == self._asked else replace(self._access, rows=self._rows[cache])
+        worth = self.state.priorities(access)[0].tolist()
+        self.evict(cache, precision, min(sorted(able), key=worth.__getitem__))
         return True
 
     def evict(self, cache: int, precision: int, slot: int) -> None:
@@ -165,6 +165,9 @@ class Residency:
         store = self.stores[precision]
         store.resident[cache].discard(slot)
         self.evictions += 1
+        layer, expert = (cache, slot) if self.per_layer else divmod(slot, self.frame.experts)
+        if not any(slot in other.resident[cache] or slot in other.coming[cache] for other in self.stores):
+            self.present[layer].discard(expert)
         if slot in store.fresh[cache]:
             store.fresh[cache].discard(slot)
-            self.gone.append((precision, slot if not self.per_layer else cache * self.frame.experts + slot))
+            self.gone.append((precision, layer * self.frame.experts + expert))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -129,6 +128,8 @@ class OffloadRunner:
             sequence,
             int(setup.seed),
         )
+        caches = self.machine.residency
+        self.resident: Sequence[AbstractSet[int]] = caches[0].present if devices == 1 else _Held(caches)
         self.predicts = offload.prefetch.name != "none"
         self.times = self._times() if offload.misses.uses_cpu else None
         self.predictor = offload.prefetch.start(frame)
@@ -224,7 +225,6 @@ class OffloadRunner:
             row = [Turn(at, shared[layer][device]) for device in range(len(machine.residency))]
             for device, turn in enumerate(row):
                 turn.foretold_s = turns[-1][device].begin if turns else at
-            for device, turn in enumerate(row):
                 mine = whole if plans.parts is None else plans.parts[device][layer]
                 self.layers.begin(device, layer, mine, turn, iteration.number, prefill)
             if self.predicts:
@@ -309,26 +309,27 @@ class OffloadRunner:
             layer=layer,
             tokens=len(demand.ids),
             prefill=iteration.phase == "prefill",
-            resident=_Held(machine.residency),
+            resident=self.resident,
             slots=self.sizes.slots,
             truth=truth if given else None,
             times=self.times,
         )
-        queues: list[deque[tuple[int, int, int]]] = [deque() for _ in machine.residency]
-        foreseen: list[dict[int, set[int]]] = [{} for _ in machine.residency]
+        queues, foreseen = machine.wanted, machine.foreseen
+        for queue, stays in zip(queues, foreseen, strict=True):
+            queue.clear()
+            stays.clear()
         for target, expert in self.predictor.wanted(outlook):
             if layer < target < 2 * layers:
                 row = target % layers
                 device = self.owner[row][expert]
                 residency = machine.residency[device]
-                slot, cache = residency.slot(row, expert), residency.cache(row)
+                slot, cache = residency.firsts[row] + expert, residency.caches[row]
                 if slot in residency.stores[HIGH].resident[cache]:
                     foreseen[device].setdefault(cache, set()).add(slot)
                     continue
                 kind = self._precision(demand, target, expert) if given else HIGH
                 if kind != SKIP:
                     queues[device].append((row, expert, kind))
-        machine.wanted, machine.foreseen = queues, foreseen
 
     def _precision(self, demand: Demand, target: int, expert: int) -> int:
         """Return the precision in which a predicted expert is loaded: that of its predicted weight."""
@@ -374,18 +375,12 @@ class _Held(Sequence["AbstractSet[int]"]):
 
     def __init__(self, residency: Sequence[Residency]) -> None:
         self._residency = residency
-        self._found: dict[int, set[int]] = {}
 
     def __len__(self) -> int:
         return self._residency[0].frame.layers
 
     def __getitem__(self, layer: int) -> AbstractSet[int]:  # type: ignore[override]
-        known = self._found.get(layer)
-        if known is None:
-            if not 0 <= layer < len(self):
-                raise IndexError(layer)
-            known = self._residency[0].held(layer)
-            for other in self._residency[1:]:
-                known |= other.held(layer)
-            self._found[layer] = known
-        return known
+        found = set(self._residency[0].present[layer])
+        for other in self._residency[1:]:
+            found |= other.present[layer]
+        return found
