@@ -143,7 +143,7 @@ def check_rates(run: Ran) -> None:
         assert run.end >= busy * (1 - 1e-9)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(description=descriptions())
 def test_laws(description: Mapping) -> None:
     run = tried(description)
