@@ -213,4 +213,6 @@ def descriptions(
     if draw(st.booleans()):
         offload |= {"narrow_share": 0.5, "narrow_size": 0.5}
     made["policies"] = [{"name": "a", "offload": offload}]
+    made["workload"]["moe_only"] = draw(st.sampled_from([False, False, True]))
+    made["kernels"] = draw(st.sampled_from(["fused", "fused", "eager", {"exchange": "gather"}]))
     return made

@@ -48,6 +48,8 @@ def having(**offload: Any) -> Mapping:
 
 CASES: list[tuple[Mapping, str, str]] = [
     (having(slots=1), "smaller than top-2", "slots: 1"),
+    (having(slots=1, cache="adapmoe"), "smaller than top-2", "slots: 1"),
+    (having(slots=1, cache="expertflow"), "smaller than top-2", "slots: 1"),
     (having(ratio=0.1), "smaller than top-2", "ratio: 0.1"),
     (having(memory=1000), "smaller than top-2", "memory: 1000"),
     ({"cluster": {"host": {"memory": 1000}}}, r"take 1.5 MiB, the host memory has 1000 B", "slots"),

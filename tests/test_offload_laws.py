@@ -41,7 +41,16 @@ def check_counts(run: Ran) -> None:
     elif run.runner.offload.misses.name == "whole_layer":
         assert (served + counts["cpu"] >= counts["accesses"]).all()
     assert (counts["low_hits"] <= counts["hits"]).all()
-    assert (counts["used"] + counts["wasted"] <= counts["prefetches"]).all()
+    machine = run.runner.machine
+    for device, residency in enumerate(machine.residency):
+        # A prefetch was of use, or in vain, or that is not known yet.
+        unknown = sum(len(fresh) for store in residency.stores for fresh in store.fresh) + len(residency.gone)
+        unknown += sum(
+            flight.device == device and flight.prefetched and number not in machine.stale
+            for number, flight in machine.flights.items()
+        )
+        judged = counts["used"][device].sum() + counts["wasted"][device].sum()
+        assert judged + unknown == counts["prefetches"][device].sum()
     for record, step in zip(run.records, run.recording.steps, strict=True):
         asked = int(record.demand.copies.sum())
         computed = sum(turn.copies for row in record.turns for turn in row)
@@ -134,7 +143,7 @@ def check_rates(run: Ran) -> None:
         assert run.end >= busy * (1 - 1e-9)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(description=descriptions())
 def test_laws(description: Mapping) -> None:
     run = tried(description)

@@ -43,7 +43,7 @@ def test_a_faster_link_is_never_slower(description: Mapping) -> None:
     assert before.totals == after.totals
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(description=descriptions(caches=["lru"], prefetches=["none"], misses=["load"], devices=ONE))
 def test_belady_hits_most_and_more_with_more_room(description: Mapping) -> None:
     """One token at a time; a prompt that does not fit may leave behind what another order would not."""
@@ -72,7 +72,7 @@ def test_a_cache_that_holds_all_loads_nothing(description: Mapping) -> None:
     assert all(turn.load_s == 0 for record in run.records for row in record.turns for turn in row)
 
 
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(description=descriptions())
 def test_the_same_seed_gives_the_same_bits(description: Mapping) -> None:
     text = json.dumps(description)
@@ -155,6 +155,16 @@ def test_two_devices_hold_half_each_and_load_it_over_their_own_links(nodes: int,
     loads = counts[:, :, LOADS].sum(axis=1) * WEIGHTS
     assert sorted(links.values()) == sorted(loads.tolist())
     assert (counts[:, :, HITS] + counts[:, :, LOADS] == counts[:, :, 0]).all()
+
+
+@pytest.mark.parametrize("cache", ["adapmoe", "expertflow"])
+def test_devices_with_fewer_experts_than_a_token_needs_size_their_caches(cache: str) -> None:
+    pair = {"devices_per_node": 2, "intra": {"bandwidth": 1e12}}
+    model = {**described()["model"], "num_routed_experts": 4, "top_k": 3}
+    run = ran(
+        described({"slots": 2, "cache": cache}, model=model, cluster={**described()["cluster"], **pair})
+    )
+    assert [frame.capacity.tolist() for frame in run.runner.sizes.frames] == [[2] * 4] * 2
 
 
 def test_devices_behind_one_switch_share_its_link() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 from offload_runs import described, prepared, ran
 
 from moesim.cli import main
+from moesim.engine.offload.demand import Demands, iterations
+from moesim.policies.cache.base import Precisions
 from moesim.policies.offload.precision import precision_of
 from moesim.routing import CountsWriter, RoutingTrace, TraceSource, TraceWriter
 from moesim.routing.generators.base import Shape
 from moesim.routing.generators.local import LocalGenerator, LocalParameters
 from moesim.routing.requests import gate_weights
+from moesim.workload.steps import Requests, Workload
 
 Mapping = dict[str, Any]
 
@@ -206,3 +210,64 @@ def test_a_cache_that_needs_a_past_is_refused_without_one(folder: Path) -> None:
     text = told(folder, recorded(folder, offload={"slots": 4, "cache": "static"}, phase="decode", steps=2))
     assert "needs a profile of the past" in text
     assert "s.yaml:" in text
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    devices=st.integers(1, 2),
+    sequences=st.integers(1, 3),
+    prompt=st.integers(1, 5),
+    experts=st.integers(3, 9),
+    k=st.integers(1, 3),
+)
+def test_demand_is_what_tokens_ask_for_counted_one_by_one(
+    seed: int, devices: int, sequences: int, prompt: int, experts: int, k: int
+) -> None:
+    source = local(seed, 2, experts, k)
+    workload = Workload("decode", 1, sequences, 16, requests=Requests(2, prompt, 3))
+    mix = Precisions(0.3, 0.6, 0.5, 0.5)
+    demands = Demands(source, workload, devices, sequences, experts, mix, weighted=True)
+    for iteration in iterations(workload, sequences):
+        demand = demands.of(iteration)
+        rows = range(prompt) if iteration.phase == "prefill" else [iteration.first]
+        first = iteration.group * devices * sequences
+        whole = [source.request(first + number, prompt + 2) for number in range(devices * sequences)]
+        for layer, asked in enumerate(demand.layers):
+            tokens: dict[int, int] = {}
+            worth: dict[int, float] = {}
+            kinds: dict[int, int] = {}
+            for request in whole:
+                assert request.weights is not None
+                for row in rows:
+                    weights = request.weights[row, layer]
+                    classes = precision_of(weights[np.newaxis], mix.t1, mix.t2)[0].tolist()
+                    for expert, weight, kind in zip(
+                        request.ids[row, layer].tolist(), weights.tolist(), classes, strict=True
+                    ):
+                        tokens[expert] = tokens.get(expert, 0) + 1
+                        worth[expert] = worth.get(expert, 0.0) + weight
+                        kinds[expert] = min(kinds.get(expert, 2), kind)
+            assert dict(zip(asked.experts, asked.tokens, strict=True)) == tokens
+            assert asked.classes is not None
+            assert dict(zip(asked.experts, asked.classes, strict=True)) == kinds
+            falling = [worth[expert] for expert in asked.experts]
+            assert all(one >= other - 1e-12 for one, other in pairwise(falling))
+            assert demand.copies[layer].sum() == len(whole) * len(rows) * k
+            load = demand.load(devices, experts)
+            assert load.counts[layer].sum() == demand.copies[layer].sum()
+            for device in range(devices):
+                mine = whole[device * sequences : (device + 1) * sequences]
+                own = np.concatenate([request.ids[list(rows), layer].ravel() for request in mine])
+                assert (load.counts[layer, device] == np.bincount(own, minlength=experts)).all()
+
+
+def test_attention_over_a_growing_context_is_close_to_that_of_each_length() -> None:
+    description = described({"ratio": 1.0}, workload={"requests": {"count": 1, "prompt": 500, "output": 60}})
+    run = ran(description)
+    prices = run.runner.prices
+    for record in run.records[1::7]:
+        exact = prices.own("decode", 1, record.iteration.context)
+        assert record.own.before == pytest.approx(exact.before, rel=2e-3)
+    contexts = [record.iteration.context for record in run.records]
+    assert contexts == [500, *range(501, 560)]

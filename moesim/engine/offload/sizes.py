@@ -197,17 +197,24 @@ def _frame(
         message = f"the cache '{offload.cache.name}' needs a profile of the past, and the routing has none"
         raise InputError(message, hint="set routing.profile above 0")
     frame = CacheFrame(layers, experts, k, caches, capacity.astype(np.int64), profile)
-    chosen = np.asarray(offload.cache.sizes(frame), dtype=np.int64)
+    least = min(k, int(own.min()))
+    _check_fits(offload, frame.capacity, least, k)
+    chosen = np.asarray(offload.cache.sizes(replace(frame, top_k=least)), dtype=np.int64)
     if caches == layers:
         chosen = np.minimum(chosen, own)
-    least = min(k, int(own.min()))
-    if offload.cache.keeps != "fixed" and int(chosen.min()) < least:
-        message = (
-            f"a cache of {int(chosen.min())} experts per layer is smaller than top-{k}: a token would not fit"
-        )
-        raise InputError(message, hint=f"the smallest holds {least}; give offload.slots, ratio or memory")
+    _check_fits(offload, chosen, least, k)
     _check_shares(offload, chosen)
     return replace(frame, capacity=chosen)
+
+
+def _check_fits(offload: Offload, capacity: Ints, least: int, k: int) -> None:
+    """Refuse caches in which what a token needs of a device does not fit."""
+    if offload.cache.keeps != "fixed" and int(capacity.min()) < least:
+        message = (
+            f"a cache of {int(capacity.min())} experts per layer is smaller than top-{k}: "
+            "a token would not fit"
+        )
+        raise InputError(message, hint=f"the smallest holds {least}; give offload.slots, ratio or memory")
 
 
 def _check_shares(offload: Offload, capacity: Ints) -> None:
