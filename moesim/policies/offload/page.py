@@ -38,7 +38,10 @@ OFFLOAD_SOURCES: Final[Mapping[str, str]] = {
 
 def systems_table() -> str:
     """Return the table of systems: what they are made of."""
-    lines = ["| system | cache | prefetch | misses | otherwise | exact | source |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| system | cache | prefetch | misses | otherwise | exact | source |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, preset in OFFLOAD_PRESETS.items():
         parts = [_part(*offload_part(preset.get(part), None, part)) for part in PARTS]
         others = ", ".join(f"{key} {_plain(value)}" for key, value in preset.items() if key not in PARTS)
