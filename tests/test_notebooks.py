@@ -27,7 +27,7 @@ jupytext.write(notebook, sys.argv[3])
 
 
 def test_there_are_notebooks() -> None:
-    assert {"quickstart", "own_policy"} <= {path.stem for path in NOTEBOOKS}
+    assert {"quickstart", "own_policy", "offloading"} <= {path.stem for path in NOTEBOOKS}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+from moesim.policies.misses.base import Choice, MissPolicy, Needed
 from moesim.policies.offload.create import OFFLOAD_PRESETS, create_offload
 from moesim.policies.offload.page import OFFLOAD_SOURCES, refreshed, systems_table
 from moesim.policies.offload.system import OffloadSettings
@@ -42,3 +45,16 @@ def test_every_scenario_that_offloads_is_named() -> None:
     text = PAGE.read_text(encoding="utf-8")
     files = sorted((ROOT / "scenarios").glob("offload-*.yaml"))
     assert [file.name for file in files if f"scenarios/{file.name}" not in text] == []
+
+
+def test_the_miss_policy_of_the_guide_decides_as_it_says() -> None:
+    guide = (ROOT / "docs" / "adding-a-policy.md").read_text(encoding="utf-8")
+    (block,) = (part for part in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "class Few(" in part)
+    found: dict[str, Any] = {"__name__": "guide"}
+    exec(compile(block, "adding-a-policy.md", "exec"), found)
+    policy = found["Few"](found["FewParameters"](tokens=2))
+    assert isinstance(policy, MissPolicy)
+    needed = Needed(
+        (5, 1, 7), (9, 2, 1), (False, False, True), (), True, lambda tokens: 1.0, lambda tokens: 1.0, 1.0
+    )
+    assert policy.choose(needed) == Choice((5,), (1,))
