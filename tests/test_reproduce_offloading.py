@@ -87,6 +87,7 @@ KNOWN_MISSES = [
     ("hobbit", "Decode speed-up over MoE-Offloading", -0.4),
     ("hobbit", "Decode speed-up over MoE-Infinity", -0.25),
     ("hobbit", "Prefill latency cut, RTX 4090, Mixtral", -0.7),
+    ("hobbit", "Prefill latency cut over MoE-Infinity", -1.0),
     ("hobbit", "A layer of Mixtral over PCIe 4", 0.3),
     ("hybrimoe", "An expert with one token on the CPU", -0.9),
     ("hybrimoe", "Ablation, decode of Qwen2 without HybriMoE", -0.3),
