@@ -81,7 +81,11 @@ class ClusterView:
 
 @runtime_checkable
 class PlacementPolicy(Protocol):
-    """Decides which device holds which expert."""
+    """Decides which device holds which expert.
+
+    One that looks at no past loads may say so with a class attribute ``looks_back = False``: it is then given
+    zeros, and none are drawn.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from moesim.engine.offload.demand import LayerDemand
@@ -139,6 +139,7 @@ class LayerRunner:
         tokens: list[int] = []
         kinds: dict[int, int] = {}
         in_low: set[int] = set()
+        coming: set[int] = set()
         for place, (expert, count) in enumerate(zip(demand.experts, demand.tokens, strict=True)):
             slot = first + expert
             wanted = HIGH if demand.classes is None else demand.classes[place]
@@ -148,7 +149,9 @@ class LayerRunner:
                 here = True
             elif (number := high.coming[cache].get(slot)) is not None:
                 self._await(device, number, (count, slot), counts, turn)
-                here = True
+                here = self._soon(device, layer, number, count, turn.begin)
+                if not here:
+                    coming.add(expert)
             elif wanted == HIGH or (low is None and wanted == LOW_CLASS):
                 kinds[expert] = HIGH
                 here = False
@@ -180,7 +183,7 @@ class LayerRunner:
         if self.whole:
             self._await_layer(device, layer, turn)
         if kinds or self.misses.uses_cpu or self.whole:
-            self._misses(device, layer, turn, (experts, tokens, there, kinds), prefill, step)
+            self._misses(device, layer, turn, (experts, tokens, there, kinds, coming), prefill, step)
         machine.settle(device, layer, needed)
 
     def _await(self, device: int, number: int, expert: Ready, counts: list[int], turn: Turn) -> None:
@@ -203,13 +206,13 @@ class LayerRunner:
         device: int,
         layer: int,
         turn: Turn,
-        looked_up: tuple[list[int], list[int], list[bool], dict[int, int]],
+        looked_up: tuple[list[int], list[int], list[bool], dict[int, int], set[int]],
         prefill: bool,
         step: int,
     ) -> None:
         """Let the policy choose between links and CPU, and do what it says."""
         machine = self.machine
-        experts, tokens, there, kinds = looked_up
+        experts, tokens, there, kinds, coming = looked_up
         counts = machine.counts[device][layer]
         absent: tuple[int, ...] = ()
         if self.whole:
@@ -231,6 +234,8 @@ class LayerRunner:
             layer,
         )
         choice = self.misses.choose(needed)
+        # What is on its way already comes without being asked for again.
+        choice = replace(choice, loads=tuple(expert for expert in choice.loads if expert not in coming))
         copies = dict(zip(experts, tokens, strict=True))
         self._check(choice, kinds, copies, absent)
         for expert in choice.cpu:
@@ -285,6 +290,18 @@ class LayerRunner:
             number = next(number for number, awaited in turn.awaited.items() if awaited == expert)
             del turn.awaited[number]
         self.machine.unpin(device, expert[1])
+
+    def _soon(self, device: int, layer: int, number: int, count: int, now: float) -> bool:
+        """Say whether a copy under way arrives before a CPU that helps would be done with the expert.
+
+        What is left of it is estimated as if it had been alone on its way.
+        """
+        if not self.misses.uses_cpu:
+            return True
+        flight = self.machine.flights[number]
+        size = self.machine.sizes[flight.precision][layer][flight.expert]
+        left = self._load_alone(device, size) - (now - flight.asked)
+        return left <= self.prices.cpu(layer, count)
 
     def _load_alone(self, device: int, size: float) -> float:
         key = (device, size)

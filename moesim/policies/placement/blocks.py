@@ -34,6 +34,7 @@ class Contiguous:
     name: ClassVar[str] = "contiguous"
     summary: ClassVar[str] = "blocks of neighbouring experts, the default of most frameworks"
     needs: ClassVar[str] = "nothing"
+    looks_back: ClassVar[bool] = False
     source: ClassVar[str] = "GShard (arXiv 2006.16668); Megatron-LM, vLLM 'linear'"
     parameters_type: ClassVar[type[Parameters]] = NoParameters
 
@@ -54,6 +55,7 @@ class RoundRobin:
     name: ClassVar[str] = "round_robin"
     summary: ClassVar[str] = "experts dealt to the devices in turn, so that neighbours part"
     needs: ClassVar[str] = "nothing"
+    looks_back: ClassVar[bool] = False
     source: ClassVar[str] = "vLLM expert placement strategy 'round_robin'"
     parameters_type: ClassVar[type[Parameters]] = NoParameters
 
