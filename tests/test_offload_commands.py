@@ -154,3 +154,14 @@ def test_one_process_or_two_give_the_same_bits(tmp_path: Path) -> None:
     for mine, theirs in zip(one.results, two.results, strict=True):
         for name, table in mine.tables.items():
             assert table.equals(theirs.tables[name]), name
+
+
+def test_a_ranking_has_the_figures_of_its_runs(tmp_path: Path) -> None:
+    arguments = ("--policies", "a, hobbit(slots=4)", "--seeds", "0-1", "--json", "--no-timing")
+    found = json.loads(asked("compare-policies", scenario(tmp_path), *arguments).stdout)
+    text = Path(tmp_path / "s.yaml").read_text(encoding="utf-8")
+    runs = [moesim.simulate(loads_scenario(text, overrides=(f"seed={seed}",))) for seed in range(2)]
+    offload = [run.offload for run in runs]
+    for key in ("hit_rate", "tpot_s", "loaded_bytes_per_pass"):
+        mean = sum(one[key] for one in offload if one is not None) / 2
+        assert found["policies"][0]["offload"][key] == pytest.approx(mean), key

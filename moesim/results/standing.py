@@ -116,7 +116,7 @@ class Standing:
             "exact": self.exact,
             "dropped_copies": sum(result.dropped_copies for result in results),
             "changed_tokens": sum(result.changed_tokens for result in results),
-            "offload": mean_figures([result.offload for result in results]),
+            "offload": mean_offload(results),
             "rank": self.rank,
             "tied": self.tied,
             "latency_interval_s": self.latency.interval,
@@ -131,15 +131,15 @@ class Standing:
         }
 
 
-def mean_figures(found: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return the means over runs of the figures that all of them have; None for runs that do not offload."""
-    known = [one for one in found if one is not None]
-    if len(known) < len(found) or not known:
-        return None
-    values = {name: [one[name] for one in known] for name in known[0]}
-    return {name: None if None in told else float(np.mean(told)) for name, told in values.items()}
-
-
 def mean_breakdown(results: Sequence[Result]) -> dict[str, float]:
     """Return seconds by cause, mean over runs."""
     return {cause: float(np.mean([result.breakdown_s[cause] for result in results])) for cause in CAUSES}
+
+
+def mean_offload(results: Sequence[Result]) -> dict[str, float | None] | None:
+    """Return the figures of runs that offload, each a mean over the runs that have it; None without any."""
+    found = [figures for result in results if (figures := result.offload) is not None]
+    if not found:
+        return None
+    known = {key: [figures[key] for figures in found if figures[key] is not None] for key in found[0]}
+    return {key: float(np.mean(values)) if values else None for key, values in known.items()}
