@@ -102,7 +102,7 @@ class Flat(State):
 
 class NotANumber(State):
     def priorities(self, access: Any) -> Any:
-        return np.full_like(self.last, np.nan)
+        return np.full_like(self.last[access.rows[:, 0]], np.nan)
 
 
 class Raises(State):

@@ -187,7 +187,7 @@ def _check_cache(
         mine = _told(policy, frame, list(_together(accesses, case.layers)), where)
         # Each layer's own cache, after its own access.
         rows = [worth[layer] for worth in mine for layer in range(case.layers)]
-        theirs = [worth[place % case.layers] for place, worth in enumerate(first)][: len(rows)]
+        theirs = [worth[0] for worth in first][: len(rows)]
         text = "it decides otherwise when told of all caches at once than of one layer after another"
         require(same_all(rows, theirs), policy, where, text)
 
@@ -250,7 +250,7 @@ def _told(policy: CachePolicy, frame: CacheFrame, accesses: Sequence[Access], wh
         for access in accesses:
             state.see(access)
             worth = np.asarray(state.priorities(access))
-            shape = (frame.caches, frame.slots)
+            shape = (len(access.rows), frame.slots)
             require(worth.shape == shape, policy, where, f"priorities are {worth.shape}, not {shape}")
             require(not np.isnan(worth).any(), policy, where, "a priority is not a number")
             found.append(worth.astype(np.float64))

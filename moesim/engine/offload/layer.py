@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from moesim.engine.offload.demand import LayerDemand
@@ -139,7 +139,7 @@ class LayerRunner:
         tokens: list[int] = []
         kinds: dict[int, int] = {}
         in_low: set[int] = set()
-        coming: set[int] = set()
+        coming: dict[int, float] = {}
         for place, (expert, count) in enumerate(zip(demand.experts, demand.tokens, strict=True)):
             slot = first + expert
             wanted = HIGH if demand.classes is None else demand.classes[place]
@@ -149,9 +149,8 @@ class LayerRunner:
                 here = True
             elif (number := high.coming[cache].get(slot)) is not None:
                 self._await(device, number, (count, slot), counts, turn)
-                here = self._soon(device, layer, number, count, turn.begin)
-                if not here:
-                    coming.add(expert)
+                here = True
+                coming[expert] = self._left(device, layer, number, turn.begin)
             elif wanted == HIGH or (low is None and wanted == LOW_CLASS):
                 kinds[expert] = HIGH
                 here = False
@@ -167,6 +166,7 @@ class LayerRunner:
                 turn.low += count
                 self._await(device, number, (count, slot), counts, turn)
                 here = True
+                coming[expert] = self._left(device, layer, number, turn.begin)
             elif wanted == SKIP:
                 counts[SKIPPED] += 1
                 turn.skipped += count
@@ -206,7 +206,7 @@ class LayerRunner:
         device: int,
         layer: int,
         turn: Turn,
-        looked_up: tuple[list[int], list[int], list[bool], dict[int, int], set[int]],
+        looked_up: tuple[list[int], list[int], list[bool], dict[int, int], dict[int, float]],
         prefill: bool,
         step: int,
     ) -> None:
@@ -232,10 +232,9 @@ class LayerRunner:
             turn.shared,
             step,
             layer,
+            tuple(coming.get(expert, 0.0) for expert in experts),
         )
         choice = self.misses.choose(needed)
-        # What is on its way already comes without being asked for again.
-        choice = replace(choice, loads=tuple(expert for expert in choice.loads if expert not in coming))
         copies = dict(zip(experts, tokens, strict=True))
         self._check(choice, kinds, copies, absent)
         for expert in choice.cpu:
@@ -244,6 +243,7 @@ class LayerRunner:
                 turn.early.append(copies[expert])
             else:
                 turn.cpu.append(copies[expert])
+            counts[LATE] -= expert in coming
             if expert not in kinds:
                 # It is there or on its way, but the CPU takes it: the device has one less to compute.
                 slot = machine.residency[device].firsts[layer] + expert
@@ -291,17 +291,11 @@ class LayerRunner:
             del turn.awaited[number]
         self.machine.unpin(device, expert[1])
 
-    def _soon(self, device: int, layer: int, number: int, count: int, now: float) -> bool:
-        """Say whether a copy under way arrives before a CPU that helps would be done with the expert.
-
-        What is left of it is estimated as if it had been alone on its way.
-        """
-        if not self.misses.uses_cpu:
-            return True
+    def _left(self, device: int, layer: int, number: int, now: float) -> float:
+        """Return how long a copy under way takes until it arrives (s), as if it had been alone on its way."""
         flight = self.machine.flights[number]
         size = self.machine.sizes[flight.precision][layer][flight.expert]
-        left = self._load_alone(device, size) - (now - flight.asked)
-        return left <= self.prices.cpu(layer, count)
+        return max(0.0, self._load_alone(device, size) - (now - flight.asked))
 
     def _load_alone(self, device: int, size: float) -> float:
         key = (device, size)

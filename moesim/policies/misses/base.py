@@ -29,6 +29,7 @@ class Needed:
         shared: time of the shared experts, which the device computes first (s).
         iteration: counts passes through the model.
         layer: MoE layer.
+        arrives: when each that is on its way is expected, from now (s), 0 for the others; empty: none is.
     """
 
     experts: tuple[int, ...]
@@ -43,6 +44,12 @@ class Needed:
     shared: float = 0.0
     iteration: int = 0
     layer: int = 0
+    arrives: tuple[float, ...] = ()
+
+    @cached_property
+    def coming(self) -> dict[int, float]:
+        """Experts that are on their way, with when they are expected, from now (s)."""
+        return {expert: when for expert, when in zip(self.experts, self.arrives, strict=False) if when > 0}
 
     @cached_property
     def times(self) -> ExpertTimes:
@@ -108,3 +115,9 @@ class MissBase:
 def missing(needed: Needed) -> list[int]:
     """Return the needed experts that are not there, the most important first."""
     return [expert for expert, there in zip(needed.experts, needed.there, strict=True) if not there]
+
+
+def slower_than_cpu(needed: Needed) -> list[int]:
+    """Return those on their way that a CPU would have computed before they arrive."""
+    tokens = dict(zip(needed.experts, needed.tokens, strict=True))
+    return [expert for expert, when in needed.coming.items() if needed.cpu(tokens[expert]) < when]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from moesim.policies.base import Parameters
-from moesim.policies.misses.base import Choice, MissBase, Needed, missing
+from moesim.policies.misses.base import Choice, MissBase, Needed, missing, slower_than_cpu
 from moesim.policies.offload.fiddler import cpu_is_faster
 
 
@@ -55,7 +55,7 @@ class Cpu(MissBase):
         absent = tuple(missing(needed))
         if needed.prefill and not self.parameters.prefill:
             return Choice(absent)
-        return Choice((), absent)
+        return Choice((), (*absent, *slower_than_cpu(needed)))
 
 
 class Fiddler(MissBase):
@@ -68,7 +68,7 @@ class Fiddler(MissBase):
 
     def choose(self, needed: Needed) -> Choice:
         """Decide for one layer."""
-        cpu: list[int] = []
+        cpu = slower_than_cpu(needed)
         loads: list[int] = []
         for expert, tokens, there in zip(needed.experts, needed.tokens, needed.there, strict=True):
             if not there:

@@ -38,7 +38,9 @@ class HybriMoe(MissBase):
         load = dict(zip(needed.experts, needed.tokens, strict=True))
         there = [expert for expert in needed.experts if expert not in absent]
         if as_paper:
-            split = split_as_paper(there, absent, load, needed.times, needed.shared)
+            coming = needed.coming
+            ready = [expert for expert in there if expert not in coming]
+            split = split_as_paper(ready, absent, load, needed.times, needed.shared, coming)
         else:
             split = split_as_repository(there, absent, load, needed.times)
         # In the paper's rules the CPU may take an expert that has been loaded; then nobody needs the copy.

@@ -76,6 +76,7 @@ def split_as_paper(
     load: Mapping[int, int],
     times: ExpertTimes,
     gpu_starts: float = 0.0,
+    under_way: Mapping[int, float] | None = None,
 ) -> Split:
     """Split as the paper says: three timelines, each free one takes its next expert.
 
@@ -90,14 +91,16 @@ def split_as_paper(
         load: tokens of each.
         times: what they take.
         gpu_starts: when the GPU is free, after the shared experts.
+        under_way: experts that the link is moving already, with when they arrive; the GPU computes them, and
+            the link is free after the last of them.
     """
     ready = sorted(resident, key=lambda e: -load[e])
     missing = sorted(absent, key=lambda e: load[e])
-    coming: list[tuple[float, int]] = []
+    coming = sorted((when, expert) for expert, when in (under_way or {}).items())
     cpu: list[int] = []
     gpu: list[int] = []
     loaded: list[int] = []
-    free = {"cpu": 0.0, "link": 0.0, "gpu": gpu_starts}
+    free = {"cpu": 0.0, "link": coming[-1][0] if coming else 0.0, "gpu": gpu_starts}
     ends = {"cpu": 0.0, "gpu": gpu_starts}
     while ready or missing or coming:
         able = {
