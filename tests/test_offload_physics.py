@@ -125,13 +125,12 @@ def test_streaming_whole_layers_takes_the_longer_of_link_and_compute(bandwidth: 
         seconds = record.end - record.begin
         work = sum(turn.experts_s for row in record.turns for turn in row)
         work += float(record.own.before.max(axis=1).sum()) + float(record.own.shared.sum())
-        # No pass takes longer than the two of them, and no cache of two layers of four saves more than half
-        # of the bytes.
+        # Every layer comes anew in each pass: one while the layer before it computes.
         assert seconds <= max(work, 4 * layer) + min(work, layer) + 1e-9
-        assert seconds >= max(work, 2 * layer) * (1 - 1e-9)
-    if bandwidth == 1e13:
-        moved = next(amount for name, amount, _ in run.runner.loader.carried() if name.endswith("pcie load"))
-        assert moved >= 3.9 * 8 * WEIGHTS * 3
+        assert seconds >= max(work, 4 * layer) * (1 - 1e-9) - min(work, layer)
+    moved = next(amount for name, amount, _ in run.runner.loader.carried() if name.endswith("pcie load"))
+    # Four layers in each of four passes; the caches began full, and the last prefetches are for a fifth pass.
+    assert moved == pytest.approx(4 * 4 * 8 * WEIGHTS, abs=2.01 * 8 * WEIGHTS)
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

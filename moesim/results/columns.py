@@ -234,10 +234,13 @@ _CACHE_COUNTS: Final = (
     Column("late", "", "int64", "experts on their way by a prefetch, but not there yet"),
     Column("loads", "", "int64", "experts loaded on demand in full precision"),
     Column("low_loads", "", "int64", "experts loaded on demand in low precision"),
-    Column("cpu", "", "int64", "experts computed on the host's CPU"),
+    Column(
+        "cpu", "", "int64", "experts computed on the host's CPU, among them hits that a split leaves to it"
+    ),
     Column("skipped", "", "int64", "experts that were left out"),
     Column("prefetches", "", "int64", "prefetches begun for the layer"),
     Column("used", "", "int64", "prefetched experts that the layer then needed, there in time or not"),
+    Column("in_time", "", "int64", "of these, there when the router answered"),
     Column("wasted", "", "int64", "prefetched experts that it did not need"),
 )
 

@@ -49,7 +49,7 @@ def offload_figures(result: Result) -> dict[str, Any] | None:
         "prefetched_bytes_per_pass": float(total["prefetched_bytes"]) / len(passes),
         "wasted_share": _over(float(total["wasted_bytes"]), float(total["prefetched_bytes"])),
         "prefetch_accuracy": _over(float(total["used"]), prefetches),
-        "good_pred": _over(float(total["used"]) - float(total["late"]), prefetches),
+        "good_pred": _over(float(total["in_time"]), prefetches),
         "energy_j_per_token": energy / output if energy > 0 else None,
     }
 

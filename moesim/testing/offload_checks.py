@@ -128,7 +128,12 @@ def check_cache_policy(
         is_flag = isinstance(getattr(policy, flag, None), bool)
         require(is_flag, policy, "description", f"'{flag}' is not True or False")
     keeps = getattr(policy, "keeps", None)
-    require(keeps in ("loaded", "fixed"), policy, "description", "'keeps' is not 'loaded' or 'fixed'")
+    require(
+        keeps in ("loaded", "fixed", "passing"),
+        policy,
+        "description",
+        "'keeps' is not 'loaded', 'fixed' or 'passing'",
+    )
     mix = _check_precisions(policy)
     for case in CASES if cases is None else cases:
         if policy.needs_profile and not case.past:

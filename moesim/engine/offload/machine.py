@@ -23,10 +23,11 @@ COUNTS: Final = (
     "skipped",
     "prefetches",
     "used",
+    "in_time",
     "wasted",
 )
 """What is counted by device and MoE layer, in order."""
-(ACCESSES, HITS, LOW_HITS, LATE, LOADS, LOW_LOADS, CPU, SKIPPED, PREFETCHES, USED, WASTED) = range(
+(ACCESSES, HITS, LOW_HITS, LATE, LOADS, LOW_LOADS, CPU, SKIPPED, PREFETCHES, USED, IN_TIME, WASTED) = range(
     len(COUNTS)
 )
 
@@ -208,6 +209,7 @@ class Machine:
                 mine = [slot for slot in fresh if first <= slot < first + experts]
                 for slot in mine:
                     fresh.discard(slot)
+                    counts[IN_TIME] += slot - first in needed
                     self._judge(counts, precision, layer, slot - first, slot - first in needed)
             for slot, number in coming.items():
                 if first <= slot < first + experts and self.flights[number].prefetched:

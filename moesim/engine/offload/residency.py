@@ -56,6 +56,7 @@ class Residency:
     def __init__(self, policy: CachePolicy, frame: CacheFrame, mix: Precisions | None) -> None:
         self.frame = frame
         self.fixed = policy.keeps == "fixed"
+        self.passing = policy.keeps == "passing"
         self.per_layer = frame.caches == frame.layers
         self.state = policy.start(frame)
         self.evictions = 0
@@ -138,6 +139,14 @@ class Residency:
         store.resident[cache].add(slot)
         if fresh:
             store.fresh[cache].add(slot)
+
+    def leave(self, layer: int) -> None:
+        """Let all experts of a layer go."""
+        cache, first = self.caches[layer], self.firsts[layer]
+        for precision, store in enumerate(self.stores):
+            for slot in sorted(store.resident[cache]):
+                if first <= slot < first + self.frame.experts:
+                    self.evict(cache, precision, slot)
 
     def make_room(self, layer: int, precision: int, keep: set[int]) -> bool:
         """Free a slot in the cache of a layer, unless one is free; say whether there is one now.

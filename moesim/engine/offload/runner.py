@@ -233,6 +233,10 @@ class OffloadRunner:
                 for device in range(len(row)):
                     machine.feed(device, at)
             self.layers.finish(layer, row, watched)
+            for device, residency in enumerate(machine.residency):
+                if residency.passing:
+                    residency.leave(layer)
+                    machine.feed(device, row[device].end)
             turns.append(row)
             self.now = max(turn.end for turn in row) + ways[1][layer]
         self.now += before[-1]

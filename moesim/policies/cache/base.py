@@ -119,7 +119,8 @@ class CachePolicy(Protocol):
     """Decides which expert leaves a cache.
 
     ``needs_weights``, ``needs_profile`` and ``oracle`` say what it must be given. ``keeps`` is ``"loaded"``
-    where every expert that is loaded stays for the time being, ``"fixed"`` where contents never change.
+    where every expert that is loaded stays for the time being, ``"fixed"`` where contents never change,
+    ``"passing"`` where experts leave when their layer is done.
     """
 
     name: ClassVar[str]

@@ -153,6 +153,8 @@ def replay(
         totals[:, at] += _serve(access, high, low, state.priorities, fixed)
         if watch is not None:
             watch(access, high.resident)
+        if policy.keeps == "passing":
+            high.resident[access.rows, access.ids] = False
     return CacheReplay(np.full(layers, tokens * k, dtype=np.int64), *totals)
 
 

@@ -42,7 +42,7 @@ OFFLOAD_PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         "pregated": {"prefetch": "pregated"},
         "fmoe": {"cache": "lfu", "prefetch": "history", "compute": "arrival"},
         "layer_streaming": {
-            "cache": "fld",
+            "cache": "stream",
             "prefetch": "layers",
             "misses": "whole_layer",
             "scope": "global",
