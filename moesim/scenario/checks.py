@@ -113,7 +113,7 @@ def check_offload(scenario: Scenario, setup: Setup) -> None:
             raise scenario.error(path, message, "choose policies that offload, such as on_demand or hobbit")
         return
     from moesim.engine.offload.loader import Loader
-    from moesim.engine.offload.sizes import sizes_of
+    from moesim.engine.offload.sizes import GLANCED, sizes_of
     from moesim.policies.prefetch.base import PrefetchFrame
     from moesim.routing.requests import token_source
 
@@ -127,7 +127,7 @@ def check_offload(scenario: Scenario, setup: Setup) -> None:
     if known and scenario.spec.policies[index].offload is not None:
         place = (*place, "offload")
     with located(scenario, place):
-        sizes = sizes_of(setup, policy.offload, source)
+        sizes = sizes_of(setup, policy.offload, source, GLANCED)
         Loader(setup.cluster, sizes.store, policy.offload.settings.pinned, sizes.chunk)
         frame = sizes.frames[0]
         if not policy.offload.cache.oracle:

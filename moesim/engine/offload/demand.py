@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -75,8 +75,7 @@ def iterations(workload: Workload, sequences: int, paired: bool = False) -> Iter
             yield Iteration(number, group, "decode", sequences, place + 1, place, new=False)
 
 
-@dataclass(frozen=True, eq=False)
-class LayerDemand:
+class LayerDemand(NamedTuple):
     """What one layer of one iteration asks for, the most important expert first.
 
     Attributes:

@@ -125,7 +125,7 @@ class Machine:
             if self.passing[device] >= self.staging:
                 return None
             self.passing[device] += 1
-        else:
+        elif not residency.has_room(layer, precision):
             pinned = self.pinned[device][precision]
             able = residency.make_room(layer, precision, pinned | self._coming_up(device, layer, precision))
             if not (able or residency.make_room(layer, precision, pinned)):
@@ -152,12 +152,12 @@ class Machine:
             layer, expert, precision = wanted.popleft()
             if expert in residency.present[layer]:
                 continue
-            cache = residency.caches[layer]
-            keep = self._coming_up(device, layer, precision)
-            if self.pinned_cache[device] == cache:
-                keep = keep | self.pinned[device][precision]
-            if not residency.make_room(layer, precision, keep):
-                continue
+            if not residency.has_room(layer, precision):
+                keep = self._coming_up(device, layer, precision)
+                if self.pinned_cache[device] == residency.caches[layer]:
+                    keep = keep | self.pinned[device][precision]
+                if not residency.make_room(layer, precision, keep):
+                    continue
             self.counts[device][layer][PREFETCHES] += 1
             self._begin(Flight(device, layer, expert, precision, True, True, now))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -148,6 +148,11 @@ class Residency:
                 if first <= slot < first + self.frame.experts:
                     self.evict(cache, precision, slot)
 
+    def has_room(self, layer: int, precision: int) -> bool:
+        """Say whether a slot in the cache of a layer is free."""
+        cache, store = self.caches[layer], self.stores[precision]
+        return len(store.resident[cache]) + len(store.coming[cache]) < store.room[cache]
+
     def make_room(self, layer: int, precision: int, keep: set[int]) -> bool:
         """Free a slot in the cache of a layer, unless one is free; say whether there is one now.
 
@@ -158,13 +163,12 @@ class Residency:
         """
         cache = self.caches[layer]
         store = self.stores[precision]
-        resident = store.resident[cache]
-        if len(resident) + len(store.coming[cache]) < store.room[cache]:
+        if self.has_room(layer, precision):
             return True
-        able = resident - keep
+        able = store.resident[cache] - keep
         if not able or self._access is None:
             return False
-        access = self._access if cache == self._asked else replace(self._access, rows=self._rows[cache])
+        access = self._access if cache == self._asked else self._access._replace(rows=self._rows[cache])
         worth = self.state.priorities(access)[0].tolist()
         self.evict(cache, precision, min(sorted(able), key=worth.__getitem__))
         return True
@@ -175,7 +179,10 @@ class Residency:
         store.resident[cache].discard(slot)
         self.evictions += 1
         layer, expert = (cache, slot) if self.per_layer else divmod(slot, self.frame.experts)
-        if not any(slot in other.resident[cache] or slot in other.coming[cache] for other in self.stores):
+        for other in self.stores:
+            if slot in other.resident[cache] or slot in other.coming[cache]:
+                break
+        else:
             self.present[layer].discard(expert)
         if slot in store.fresh[cache]:
             store.fresh[cache].discard(slot)

@@ -21,6 +21,9 @@ Ints = npt.NDArray[np.int64]
 PROFILED: Final = 4096
 """Tokens of the past that policies learn from."""
 
+GLANCED: Final = 64
+"""Tokens of the past that a check before the run looks at, which is to be quick."""
+
 _PIPELINED: Final = 8
 """Parts of an expert on a way of several links, where nothing is said, so that all of them work at once."""
 
@@ -59,8 +62,14 @@ class Sizes:
     profile_sequence: Ints
 
 
-def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
+def sizes_of(setup: Setup, offload: Offload, source: TokenSource, profiled: int = PROFILED) -> Sizes:
     """Work out the sizes of a run.
+
+    Args:
+        setup: the run.
+        offload: its system.
+        source: which experts tokens take.
+        profiled: tokens of the past that policies learn from.
 
     Raises:
         InputError: a cache in which a token does not fit, experts that their store cannot hold, or parts of
@@ -96,7 +105,7 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource) -> Sizes:
         message = f"misses '{offload.misses.name}' computes experts on the CPU, but they are on a drive"
         hint = "misses: load" + ("" if shape.host.unified else ", or store: host")
         raise InputError(message, hint=hint)
-    past = source.past(PROFILED)
+    past = source.past(profiled)
     layers, experts, k = len(setup.moe_rows), setup.model.experts, setup.model.top_k
     empty = np.zeros((0, layers, k), dtype=np.int64)
     profile = np.concatenate([tokens.ids for tokens in past]) if past else empty

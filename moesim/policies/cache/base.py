@@ -8,7 +8,7 @@ resident of lowest priority.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,7 @@ class Precisions:
     low_size: float
 
 
-@dataclass(frozen=True, eq=False)
-class Access:
+class Access(NamedTuple):
     """Experts that one token, or one pass of several tokens, needs at once.
 
     A replay asks for all layers' caches at once, an engine that knows time for one after another.

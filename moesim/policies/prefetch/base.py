@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +46,7 @@ class PrefetchFrame:
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Outlook:
+class Outlook(NamedTuple):
     """What is known when a policy is asked.
 
     Attributes:
