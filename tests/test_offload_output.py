@@ -134,7 +134,7 @@ def test_the_timeline_of_a_layer_is_that_of_a_token(compared: Comparison) -> Non
     axes = result.plot_layer(layer=1, layers=2).axes[0]
     assert axes.get_title(loc="left").startswith("Layers 1 to 2 of step 1 with hybrimoe")
     streams = [label.get_text() for label in axes.get_yticklabels()]
-    assert streams == [f"0 {stream}" for stream in ("compute", "host", "cpu", "copy in")]
+    assert streams == [f"0 {stream}" for stream in ("compute", "host", "cpu", "copy in", "copy out")]
     prompt = result.plot_layer(layer=1, step=0).axes[0]
     assert "Layer 1 of step 0" in prompt.get_title(loc="left")
 
@@ -149,7 +149,7 @@ def test_streams_of_a_timeline_stand_in_a_fixed_order(compared: Comparison) -> N
         if event.get("name") == "thread_sort_index"
     }
     order = [name for name in sorted(places, key=lambda one: places[one]) if " 2" not in name]
-    assert order == ["compute", "host", "cpu", "copy in"]
+    assert order == ["compute", "host", "cpu", "copy in", "copy out"]
 
 
 def test_there_are_scenarios_that_offload() -> None:

@@ -206,7 +206,12 @@ SPANS: Final = Table(
         _STEP,
         _LAYER,
         _DEVICE,
-        Column("stream", "", "str", "compute, network or host; cpu and copy in where experts are offloaded"),
+        Column(
+            "stream",
+            "",
+            "str",
+            "compute, network or host; cpu, copy in and copy out where experts are offloaded",
+        ),
         Column("cause", "", "str", "what the time is spent on; a copy in is an expert_load or a prefetch"),
         Column("start_s", "s", "float64", "start, since the start of the run"),
         Column("end_s", "s", "float64", "end, since the start of the run"),

@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 import numpy as np
 import pandas as pd
 
-_STREAMS: Final = ("compute", "network", "host", "cpu", "copy in")
+_STREAMS: Final = ("compute", "network", "host", "cpu", "copy in", "copy out")
 _MOST_LANES: Final = 1_000_000
 _BATCH: Final = 4096
 _ARROWS: Final = {"dispatch": "experts", "experts": "combine"}

@@ -55,6 +55,7 @@ class Turn:
         active: experts with at least one.
         busy: intervals of the device: cause, begin, end; only where they are watched.
         cpu_busy: intervals of the CPU.
+        hops: tokens on their way to the CPU and results on their way back: stream, begin, end.
     """
 
     begin: float
@@ -76,6 +77,7 @@ class Turn:
     active: int = 0
     busy: list[tuple[str, float, float]] = field(default_factory=list)
     cpu_busy: list[tuple[float, float]] = field(default_factory=list)
+    hops: list[tuple[str, float, float]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -322,12 +324,15 @@ class LayerRunner:
         now = self._cpu_free.get(host, 0.0)
         for tokens, since in ((turn.early, turn.foretold_s), (turn.cpu, turn.begin)):
             if tokens:
-                begin = max(since + self.prices.to_cpu(sum(tokens)), now)
+                there = since + self.prices.to_cpu(sum(tokens))
+                turn.hops.append(("copy out", since, there))
+                begin = max(there, now)
                 now = begin + first + sum(map(self._cpu[layer], tokens))
                 turn.cpu_busy.append((begin, now))
                 first = 0.0
         self._cpu_free[host] = now
         done = now + self.prices.from_cpu(sum(turn.cpu) + sum(turn.early))
+        turn.hops.append(("copy in", now, done))
         turn.cpu_s = max(0.0, done - turn.end)
         turn.end = max(turn.end, done)
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from moesim.causes import CAUSES
 from moesim.engine.memory import Moment
+from moesim.engine.offload.layer import Turn
 from moesim.engine.offload.machine import COUNTS
 from moesim.engine.offload.runner import IterationRecord, OffloadRunner
 from moesim.engine.offload.sizes import Sizes
@@ -66,15 +67,11 @@ class OffloadRecording:
         shares = record.own.shares.copy()
         bound = shares.sum(axis=1)
         bound[rows] += record.bound - record.own.shared.mean(axis=1)
-        begun = np.array([[turn.begin for turn in row] for row in turns])
-        ends = np.array([[turn.end for turn in row] for row in turns])
+        told = np.array([[_told(turn) for turn in row] for row in turns], dtype=np.float64)
+        begun, ends, *causes, copies, active = np.moveaxis(told, 2, 0)
         slowest = ends.max(axis=1)
-        for cause, values in (
-            ("experts", [[turn.experts_s for turn in row] for row in turns]),
-            ("expert_load", [[turn.load_s for turn in row] for row in turns]),
-            ("cpu_experts", [[turn.cpu_s for turn in row] for row in turns]),
-        ):
-            shares[rows, _AT[cause]] = np.mean(values, axis=1)
+        for cause, values in zip(("experts", "expert_load", "cpu_experts"), causes, strict=True):
+            shares[rows, _AT[cause]] = values.mean(axis=1)
         waits = record.own.before.max(axis=1) - record.own.before.mean(axis=1)
         shares[rows, _AT["wait"]] += waits[:-1] + slowest - ends.mean(axis=1)
         bound[rows] += waits[:-1]
@@ -85,7 +82,6 @@ class OffloadRecording:
             shares[rows, _AT[cause]] = record.dispatched[way]
         self.breakdown.append(shares)
         self.bounds.append(np.minimum(bound, shares.sum(axis=1)))
-        copies = np.array([[turn.copies for turn in row] for row in turns], dtype=np.float64)
         mean = copies.mean(axis=1)
         imbalance = np.divide(copies.max(axis=1), mean, out=np.ones_like(mean), where=mean > 0)
         self.imbalances.append(imbalance)
@@ -93,7 +89,19 @@ class OffloadRecording:
         self.network.append(record.dispatched)
         self._step(record, shares, bound, float(imbalance.mean()))
         if (len(self.devices) + 1) * copies.size <= DEVICE_ROWS:
-            self.devices.append(_device_columns(record, copies, begun, ends, slowest))
+            own = record.own.before[:-1] + record.own.shared
+            waited = ends - begun - record.own.shared - causes[0] + (slowest[:, np.newaxis] - ends)
+            nothing = np.zeros_like(copies)
+            self.devices.append(
+                {
+                    "copies": copies,
+                    "experts": active,
+                    "busy_s": own + causes[0],
+                    "wait_s": waited,
+                    "experts_s": causes[0],
+                    "received_bytes": nothing if record.exchange is None else record.exchange.received,
+                }
+            )
         if record.exchange is not None:
             links = (record.exchange.dispatch_links + record.exchange.combine_links).sum(axis=0)
             self._link_bytes = links if self._link_bytes is None else self._link_bytes + links
@@ -312,21 +320,17 @@ class OffloadRecording:
         return frame
 
 
-def _device_columns(
-    record: IterationRecord, copies: Array, begun: Array, ends: Array, slowest: Array
-) -> dict[str, Array]:
-    """Return what each device did in each MoE layer."""
-    own = record.own.before[:-1] + record.own.shared
-    experts = np.array([[turn.experts_s for turn in row] for row in record.turns])
-    received = np.zeros_like(copies) if record.exchange is None else record.exchange.received
-    return {
-        "copies": copies,
-        "experts": np.array([[turn.active for turn in row] for row in record.turns], dtype=np.float64),
-        "busy_s": own + experts,
-        "wait_s": (ends - begun) - record.own.shared - experts + (slowest[:, np.newaxis] - ends),
-        "experts_s": experts,
-        "received_bytes": received,
-    }
+def _told(turn: Turn) -> tuple[float, ...]:
+    """Return what the tables tell of a device's layer, in the order in which ``add`` reads it."""
+    return (
+        turn.begin,
+        turn.end,
+        turn.experts_s,
+        turn.load_s,
+        turn.cpu_s,
+        turn.copies,
+        turn.active,
+    )
 
 
 def _memory(setup: Setup, sizes: Sizes) -> MemoryLedger:

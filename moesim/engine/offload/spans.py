@@ -34,6 +34,7 @@ def spans_of(setup: Setup, record: IterationRecord) -> list[Span]:
             found += _lay(step, device, index, pieces, now, begin - dispatch)
             found += [(step, layer, device, "compute", *busy) for busy in turn.busy]
             found += [(step, layer, device, "cpu", "cpu_experts", *busy) for busy in turn.cpu_busy]
+            found += [(step, layer, device, way, "cpu_experts", *when) for way, *when in turn.hops]
             if dispatch:
                 found.append((step, layer, device, "network", "dispatch", begin - dispatch, begin))
             if combine:

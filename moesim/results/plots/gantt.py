@@ -13,7 +13,7 @@ from moesim.results.plots.style import GRID, INK, SPAN_COLOURS, canvas, chart, l
 from moesim.results.result import Result
 from moesim.units import format_time
 
-_STREAM_ORDER = {"compute": 0, "network": 1, "host": 2, "cpu": 3, "copy in": 4}
+_STREAM_ORDER = {"compute": 0, "network": 1, "host": 2, "cpu": 3, "copy in": 4, "copy out": 5}
 
 _AHEAD = "prefetch"
 
