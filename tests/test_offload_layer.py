@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from offload_runs import DEVICE
 
 from moesim.engine.offload.demand import LayerDemand
-from moesim.engine.offload.layer import LayerRunner, Turn
+from moesim.engine.offload.layer import LayerRunner
 from moesim.engine.offload.loader import Loader
 from moesim.engine.offload.machine import CPU, HITS, LATE, LOADS, LOW_LOADS, SKIPPED, Machine
 from moesim.engine.offload.residency import Residency
+from moesim.engine.offload.turn import Turn
 from moesim.hardware import cluster_from_mapping
 from moesim.policies.cache.base import CacheFrame, Precisions
 from moesim.policies.registry import create_cache, create_misses

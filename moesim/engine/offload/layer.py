@@ -1,13 +1,11 @@
-"""One MoE layer of one iteration: look up, load, compute, on all devices at once."""
+"""One MoE layer of one iteration: look experts up, and ask for those that are to be loaded."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
+from moesim.engine.offload.computing import Computing
 from moesim.engine.offload.demand import LayerDemand
 from moesim.engine.offload.machine import (
     ACCESSES,
@@ -22,72 +20,11 @@ from moesim.engine.offload.machine import (
 )
 from moesim.engine.offload.prices import OffloadPrices
 from moesim.engine.offload.residency import HIGH, LOW
+from moesim.engine.offload.turn import Ready, Turn
 from moesim.errors import PolicyError
 from moesim.policies.misses.base import Choice, MissPolicy, Needed
 from moesim.policies.offload.precision import LOW as LOW_CLASS
 from moesim.policies.offload.precision import SKIP
-
-Ready = tuple[int, int]
-"""Tokens of an expert and its slot, -1 for one that does not stay."""
-
-
-@dataclass(eq=False)
-class Turn:
-    """What one device does in one layer.
-
-    Attributes:
-        begin: when its experts may begin (s).
-        shared: seconds of its shared experts, which run first.
-        ready: experts that are there.
-        awaited: experts that must arrive, by copy; those without tokens are not computed.
-        pending: experts that wait for a slot: expert, tokens, precision.
-        cpu: tokens of each expert that runs on the CPU.
-        early: tokens of each that the CPU may begin earlier.
-        foretold_s: from when on it may (s).
-        arrivals: when awaited copies came, with tokens (s).
-        experts_s: seconds of experts on the device.
-        load_s: seconds in which it waits for weights.
-        cpu_s: seconds in which it waits for the CPU.
-        end: when all of it is done (s).
-        skipped: tokens of skipped experts.
-        low: tokens of experts computed in low precision.
-        copies: token copies computed, wherever.
-        active: experts with at least one.
-        busy: intervals of the device: cause, begin, end; only where they are watched.
-        cpu_busy: intervals of the CPU.
-        hops: tokens on their way to the CPU and results on their way back: stream, begin, end.
-    """
-
-    begin: float
-    shared: float
-    ready: list[Ready] = field(default_factory=list)
-    awaited: dict[int, Ready] = field(default_factory=dict)
-    pending: deque[tuple[int, int, int]] = field(default_factory=deque)
-    cpu: list[int] = field(default_factory=list)
-    early: list[int] = field(default_factory=list)
-    foretold_s: float = 0.0
-    arrivals: list[tuple[float, int]] = field(default_factory=list)
-    experts_s: float = 0.0
-    load_s: float = 0.0
-    cpu_s: float = 0.0
-    end: float = 0.0
-    skipped: int = 0
-    low: int = 0
-    copies: int = 0
-    active: int = 0
-    busy: list[tuple[str, float, float]] = field(default_factory=list)
-    cpu_busy: list[tuple[float, float]] = field(default_factory=list)
-    hops: list[tuple[str, float, float]] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _Line:
-    """A device that computes expert by expert: when it is free, what waits, and what runs."""
-
-    free: float
-    queue: deque[Ready]
-    running: bool = False
-    slot: int = -1
 
 
 class LayerRunner:
@@ -111,13 +48,12 @@ class LayerRunner:
         hosts: Sequence[int],
         owned: Sequence[Sequence[frozenset[int]]],
     ) -> None:
-        self.machine, self.prices, self.misses, self.arrival = machine, prices, misses, arrival
-        self.hosts, self.owned = hosts, owned
+        self.machine, self.prices, self.misses, self.owned = machine, prices, misses, owned
         self.whole = misses.whole
         layers = range(len(prices.weights))
         self._cpu: list[Callable[[int], float]] = [partial(prices.cpu, layer) for layer in layers]
         self._alone: dict[tuple[int, float], float] = {}
-        self._cpu_free: dict[int, float] = {}
+        self.computing = Computing(machine, prices, arrival, hosts)
 
     def begin(
         self, device: int, layer: int, demand: LayerDemand, turn: Turn, step: int, prefill: bool
@@ -307,133 +243,4 @@ class LayerRunner:
 
     def finish(self, layer: int, turns: Sequence[Turn], watched: bool) -> None:
         """Let copies arrive and experts run until the layer is done on every device."""
-        crowded = any(turn.pending for turn in turns)
-        if crowded:
-            self._crowded(layer, turns, watched)
-        elif any(turn.awaited for turn in turns):
-            self._arrive(turns)
-        for device, turn in enumerate(turns):
-            if not crowded:
-                self._compute(device, layer, turn, watched)
-            if turn.cpu or turn.early:
-                self._on_cpu(device, layer, turn)
-
-    def _on_cpu(self, device: int, layer: int, turn: Turn) -> None:
-        """Run a device's share of a layer on its host's CPU, which the devices of a host use in turn."""
-        host, first = self.hosts[device], self.prices.processor.first
-        now = self._cpu_free.get(host, 0.0)
-        for tokens, since in ((turn.early, turn.foretold_s), (turn.cpu, turn.begin)):
-            if tokens:
-                there = since + self.prices.to_cpu(sum(tokens))
-                turn.hops.append(("copy out", since, there))
-                begin = max(there, now)
-                now = begin + first + sum(map(self._cpu[layer], tokens))
-                turn.cpu_busy.append((begin, now))
-                first = 0.0
-        self._cpu_free[host] = now
-        done = now + self.prices.from_cpu(sum(turn.cpu) + sum(turn.early))
-        turn.hops.append(("copy in", now, done))
-        turn.cpu_s = max(0.0, done - turn.end)
-        turn.end = max(turn.end, done)
-
-    def _arrive(self, turns: Sequence[Turn]) -> None:
-        """Wait for all copies that are awaited."""
-        machine = self.machine
-        loader = machine.loader
-        left = sum(len(turn.awaited) for turn in turns)
-        while left:
-            event = loader.next_event()
-            for copied in loader.advance(event):
-                flight = machine.arrived(copied)
-                turn = turns[flight.device]
-                if copied.copy in turn.awaited:
-                    turn.arrivals.append((copied.finish, turn.awaited[copied.copy][0]))
-                    left -= 1
-                    if not flight.stays:
-                        machine.left(flight.device)
-                machine.feed(flight.device, event)
-
-    def _compute(self, device: int, layer: int, turn: Turn, watched: bool) -> None:
-        """Lay the device's work of a layer out in time, all arrivals being known."""
-        now = turn.begin + turn.shared
-        work: list[tuple[float, tuple[int, ...]]] = []
-        if self.arrival or not turn.arrivals:
-            work = [(now, tuple(count for count, _ in turn.ready))]
-            work += [(when, (count,)) for when, count in turn.arrivals]
-        else:
-            last = max(when for when, _ in turn.arrivals)
-            there = (count for count, _ in turn.ready)
-            work = [(last, (*there, *(count for _, count in turn.arrivals)))]
-        if watched and turn.shared:
-            turn.busy.append(("dense", turn.begin, now))
-        for when, group in work:
-            turn.load_s += max(0.0, when - now)
-            now = max(now, when)
-            counts = tuple(count for count in group if count)
-            if counts:
-                seconds = self.prices.experts(device, layer, counts)
-                turn.experts_s += seconds
-                if watched:
-                    turn.busy.append(("experts", now, now + seconds))
-                now += seconds
-        turn.end = now
-
-    def _crowded(self, layer: int, turns: Sequence[Turn], watched: bool) -> None:
-        """Run a layer whose experts do not all fit: a slot is free again when its expert has been computed.
-
-        Experts run one by one as they are there, whatever ``arrival`` says.
-        """
-        loader = self.machine.loader
-        lines = [_Line(turn.begin + turn.shared, deque(turn.ready)) for turn in turns]
-        for device, turn in enumerate(turns):
-            if watched and turn.shared:
-                turn.busy.append(("dense", turn.begin, lines[device].free))
-            self._start(device, layer, turn, lines[device], turn.begin, watched)
-        while any(turn.pending or turn.awaited for turn in turns) or any(line.running for line in lines):
-            ends = [line.free if line.running else math.inf for line in lines]
-            soonest = min(ends)
-            now = min(soonest, loader.next_event())
-            for copied in loader.advance(now):
-                flight = self.machine.arrived(copied)
-                if copied.copy in turns[flight.device].awaited:
-                    lines[flight.device].queue.append(turns[flight.device].awaited.pop(copied.copy))
-            for device, (turn, line) in enumerate(zip(turns, lines, strict=True)):
-                if line.running and line.free <= now:
-                    self._done(device, line)
-                self._ask_pending(device, layer, turn, now)
-                self.machine.feed(device, now)
-                self._start(device, layer, turn, line, now, watched)
-        for turn, line in zip(turns, lines, strict=True):
-            turn.end = line.free
-
-    def _start(self, device: int, layer: int, turn: Turn, line: _Line, now: float, watched: bool) -> None:
-        """Begin the next expert of a device that has nothing to do."""
-        if line.running or not line.queue:
-            return
-        line.running = True
-        count, line.slot = line.queue.popleft()
-        begin = max(line.free, now)
-        seconds = self.prices.experts(device, layer, (count,)) if count else 0.0
-        turn.load_s += begin - line.free
-        turn.experts_s += seconds
-        line.free = begin + seconds
-        if watched and seconds:
-            turn.busy.append(("experts", begin, line.free))
-
-    def _done(self, device: int, line: _Line) -> None:
-        """Let what has been computed leave."""
-        line.running = False
-        if line.slot < 0:
-            self.machine.left(device)
-        self.machine.unpin(device, line.slot)
-
-    def _ask_pending(self, device: int, layer: int, turn: Turn, now: float) -> None:
-        """Ask for experts that waited for a slot, as many as fit now."""
-        residency = self.machine.residency[device]
-        while turn.pending:
-            expert, count, precision = turn.pending[0]
-            number = self.machine.ask(device, layer, expert, precision, now)
-            if number is None:
-                return
-            turn.pending.popleft()
-            turn.awaited[number] = (count, -1 if residency.fixed else residency.firsts[layer] + expert)
+        self.computing.finish(layer, turns, watched)

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moesim.causes import CAUSES
-from moesim.engine.memory import Moment
-from moesim.engine.offload.layer import Turn
 from moesim.engine.offload.machine import COUNTS
+from moesim.engine.offload.memory import standing_memory
 from moesim.engine.offload.runner import IterationRecord, OffloadRunner
-from moesim.engine.offload.sizes import Sizes
 from moesim.engine.offload.spans import spans_of
+from moesim.engine.offload.turn import Turn
 from moesim.engine.setup import Setup
 from moesim.hardware.memory import MemoryLedger
 
@@ -49,7 +48,7 @@ class OffloadRecording:
         self.network: list[Array] = []
         self.devices: list[dict[str, Array]] = []
         self.spans: list[tuple[int, int, int, str, str, float, float]] = []
-        self.memory: MemoryLedger = _memory(self.setup, runner.sizes)
+        self.memory: MemoryLedger = standing_memory(self.setup, runner.sizes)
         self._before = np.zeros(len(COUNTS), dtype=np.int64)
         self._bytes = (0.0, 0.0, 0.0)
         self._link_bytes: Array | None = None
@@ -331,39 +330,3 @@ def _told(turn: Turn) -> tuple[float, ...]:
         turn.copies,
         turn.active,
     )
-
-
-def _memory(setup: Setup, sizes: Sizes) -> MemoryLedger:
-    """Enter what stands in device memory: caches are set aside as a whole."""
-    model, served = setup.model, setup.workload.requests
-    devices = setup.cluster.size
-    largest = float((setup.expert_bytes * sizes.narrow).max())
-    offload = setup.policy.offload
-    assert offload is not None
-    fixed = offload.cache.keeps == "fixed"
-    whole = all(
-        int(frame.capacity.sum()) == int(mask.sum())
-        for frame, mask in zip(sizes.frames, sizes.mask, strict=True)
-    )
-    tokens = setup.tokens.astype(np.float64)
-    context, sequences, at_once = setup.workload.context, tokens, tokens
-    if served is not None:
-        context, at_once = served.prompt + served.output, tokens * served.prompt
-    elif setup.workload.phase == "prefill":
-        sequences = np.ones(devices)
-    ledger = MemoryLedger(setup.cluster.memory_capacity, setup.cluster.devices[0].memory.name)
-    ledger.hold(
-        {
-            "model weights": np.full(devices, float(model.resident_bytes)),
-            "expert cache": np.array([float(frame.capacity.sum()) for frame in sizes.frames]) * largest,
-            "staging buffers": np.full(
-                devices, offload.settings.staging * largest if fixed and not whole else 0.0
-            ),
-            "KV cache": sequences * model.sequence_bytes(context),
-            "tokens": at_once * model.token_bytes * setup.kernels.token_buffers,
-            "reserve": np.full(devices, float(setup.memory.reserve)),
-        },
-        0.0,
-        Moment(0, 0, "experts"),
-    )
-    return ledger

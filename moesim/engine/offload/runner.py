@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from moesim.engine.exchange import ExchangeCosts
 from moesim.engine.micro_batches import MicroBatch
-from moesim.engine.offload.demand import Demand, Demands, Iteration, LayerDemand, iterations
-from moesim.engine.offload.layer import LayerRunner, Turn
+from moesim.engine.offload.demand import Demand, Demands, Iteration, iterations
+from moesim.engine.offload.layer import LayerRunner
 from moesim.engine.offload.loader import Loader
 from moesim.engine.offload.machine import CopySpan, Machine
+from moesim.engine.offload.plans import Held, Part, Plans
 from moesim.engine.offload.prices import OffloadPrices, Own
 from moesim.engine.offload.residency import HIGH, LOW, Residency
 from moesim.engine.offload.sizes import Sizes, sizes_of
+from moesim.engine.offload.turn import Turn
 from moesim.engine.setup import Setup, blamed
 from moesim.policies.offload.hybrimoe import ExpertTimes
 from moesim.policies.offload.precision import SKIP
@@ -129,7 +131,7 @@ class OffloadRunner:
             int(setup.seed),
         )
         caches = self.machine.residency
-        self.resident: Sequence[AbstractSet[int]] = caches[0].present if devices == 1 else _Held(caches)
+        self.resident: Sequence[AbstractSet[int]] = caches[0].present if devices == 1 else Held(caches)
         self.predicts = offload.prefetch.name != "none"
         self.times = self._times() if offload.misses.uses_cpu else None
         self.predictor = offload.prefetch.start(frame)
@@ -277,10 +279,10 @@ class OffloadRunner:
                         copies[layer, expert] = 0
         return copies
 
-    def _plan(self, demand: Demand) -> _Plans:
+    def _plan(self, demand: Demand) -> Plans:
         """Say which device computes what, and what the network takes."""
         if self.batch is None:
-            return _Plans(None, None)
+            return Plans(None, None)
         setup, devices = self.setup, self.setup.cluster.size
         load = demand.load(devices, setup.model.experts)
         with blamed(setup.policy, "planning a step"):
@@ -289,7 +291,7 @@ class OffloadRunner:
         if not np.array_equal(load.tokens, batch.setup.tokens):
             batch = MicroBatch.of(setup.with_tokens(load.tokens))
         _, exchange = batch.price(plan)
-        parts = [[_Part() for _ in demand.layers] for _ in range(devices)]
+        parts = [[Part() for _ in demand.layers] for _ in range(devices)]
         rows = plan.assignments
         for layer, expert, device, copies in zip(
             rows.layer.tolist(), rows.expert.tolist(), rows.device.tolist(), rows.copies.tolist(), strict=True
@@ -297,7 +299,7 @@ class OffloadRunner:
             if copies:
                 parts[device][layer].tokens[expert] = int(copies)
         found = [[part.of(demand.layers[layer]) for layer, part in enumerate(device)] for device in parts]
-        return _Plans(found, exchange)
+        return Plans(found, exchange)
 
     def _predict(self, iteration: Iteration, demand: Demand, layer: int) -> None:
         """Ask the predictor what to load next, and hand it to the devices that own it."""
@@ -346,45 +348,3 @@ class OffloadRunner:
             return HIGH
         kind = kinds[asked.experts.index(expert)]
         return HIGH if kind == LOW and len(self.machine.residency[0].stores) == 1 else kind
-
-
-@dataclass(frozen=True)
-class _Plans:
-    parts: list[list[LayerDemand]] | None
-    exchange: ExchangeCosts | None
-
-
-class _Part:
-    """The tokens that a device computes of each expert of a layer."""
-
-    def __init__(self) -> None:
-        self.tokens: dict[int, int] = {}
-
-    def of(self, whole: LayerDemand) -> LayerDemand:
-        """Return the demand of the device, in the order of the whole one."""
-        places = [place for place, expert in enumerate(whole.experts) if expert in self.tokens]
-        experts = [whole.experts[place] for place in places]
-        return LayerDemand(
-            experts,
-            [self.tokens[expert] for expert in experts],
-            None if whole.classes is None else [whole.classes[place] for place in places],
-            whole.ids[:, places],
-            None if whole.weights is None else whole.weights[:, places],
-            None if whole.precision is None else whole.precision[:, places],
-        )
-
-
-class _Held(Sequence["AbstractSet[int]"]):
-    """Experts of each layer that some device holds or awaits, looked up when asked for."""
-
-    def __init__(self, residency: Sequence[Residency]) -> None:
-        self._residency = residency
-
-    def __len__(self) -> int:
-        return self._residency[0].frame.layers
-
-    def __getitem__(self, layer: int) -> AbstractSet[int]:  # type: ignore[override]
-        found = set(self._residency[0].present[layer])
-        for other in self._residency[1:]:
-            found |= other.present[layer]
-        return found
