@@ -130,18 +130,18 @@ class Host:
         memory: the DRAM of the whole node as a link.
         link: one device's link to its host (PCIe or chip to chip).
         devices_per_host: devices that share one host's memory and root ports.
+        processor: the host's CPU, shared by its devices.
         devices_per_switch: devices that share one link to the host through a PCIe switch.
         unified: host memory is the device's own memory, counted once and reached without copies.
-        processor: the host's CPU, shared by its devices.
     """
 
     capacity: int
     memory: Wire
     link: Wire
     devices_per_host: int
+    processor: Processor
     devices_per_switch: int = 1
     unified: bool = False
-    processor: Processor = Processor(1e12, 5e10)
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ class LayerRunner:
             counts[CPU] += 1
             if expert in choice.early:
                 turn.early.append(copies[expert])
+                turn.foretold.append(expert)
             else:
                 turn.cpu.append(copies[expert])
             counts[LATE] -= expert in coming

@@ -80,11 +80,10 @@ class Loader:
         node, route = self._local[device]
         clock = self._clocks[node]
         self.begun += 1
+        number = next(self._numbers)
         if isinstance(clock, CopyQueue):
-            number = next(self._numbers)
             clock.submit(number, size, now, level)
             return number
-        number = next(self._numbers)
         theirs = (node, clock.submit(route, size, now, level))
         self._mine[theirs], self._theirs[number] = number, theirs
         return number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.engine.memory import Moment
-from moesim.engine.offload.sizes import Sizes
+from moesim.engine.offload.sizes import Sizes, cached_bytes
 from moesim.engine.setup import Setup
 from moesim.hardware.memory import MemoryLedger
 
@@ -22,12 +22,7 @@ def standing_memory(setup: Setup, sizes: Sizes) -> MemoryLedger:
         int(frame.capacity.sum()) == int(mask.sum())
         for frame, mask in zip(sizes.frames, sizes.mask, strict=True)
     )
-    tokens = setup.tokens.astype(np.float64)
-    context, sequences, at_once = setup.workload.context, tokens, tokens
-    if served is not None:
-        context, at_once = served.prompt + served.output, tokens * served.prompt
-    elif setup.workload.phase == "prefill":
-        sequences = np.ones(devices)
+    at_once = setup.tokens.astype(np.float64) * (1 if served is None else served.prompt)
     ledger = MemoryLedger(setup.cluster.memory_capacity, setup.cluster.devices[0].memory.name)
     ledger.hold(
         {
@@ -36,7 +31,7 @@ def standing_memory(setup: Setup, sizes: Sizes) -> MemoryLedger:
             "staging buffers": np.full(
                 devices, offload.settings.staging * largest if fixed and not whole else 0.0
             ),
-            "KV cache": sequences * model.sequence_bytes(context),
+            "KV cache": cached_bytes(setup),
             "tokens": at_once * model.token_bytes * setup.kernels.token_buffers,
             "reserve": np.full(devices, float(setup.memory.reserve)),
         },

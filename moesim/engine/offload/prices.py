@@ -15,7 +15,7 @@ from moesim.engine.expert_costs import ExpertPricer
 from moesim.engine.host import kernels_launched
 from moesim.engine.own_costs import AFTER_COMBINE, BEFORE_DISPATCH, OwnCosts, own_costs
 from moesim.engine.setup import Setup
-from moesim.hardware.copies import copy_seconds
+from moesim.hardware.copies import Stage, copy_seconds
 from moesim.hardware.copy_paths import CopyPaths
 from moesim.policies.plan import Assignments
 
@@ -142,7 +142,7 @@ class OffloadPrices:
         return self._cpu[key]
 
     @cached_property
-    def _ways(self) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    def _ways(self) -> tuple[tuple[Stage, ...], tuple[Stage, ...]]:
         paths = CopyPaths(self.setup.cluster, 0)
         return paths.stages(0, "host"), paths.stages("host", 0)
 
@@ -158,7 +158,7 @@ class OffloadPrices:
         stages = self._ways[way]
         if not stages or not tokens:
             return 0.0
-        return float(copy_seconds(tokens * self.token_bytes, stages))  # type: ignore[arg-type]
+        return float(copy_seconds(tokens * self.token_bytes, stages))
 
     @cached_property
     def floors(self) -> BoundPricer:

@@ -80,7 +80,7 @@ class OffloadRecording:
         for way, cause in enumerate(("dispatch", "combine")):
             shares[rows, _AT[cause]] = record.dispatched[way]
         self.breakdown.append(shares)
-        self.bounds.append(np.minimum(bound, shares.sum(axis=1)))
+        self.bounds.append(bound)
         mean = copies.mean(axis=1)
         imbalance = np.divide(copies.max(axis=1), mean, out=np.ones_like(mean), where=mean > 0)
         self.imbalances.append(imbalance)
@@ -122,7 +122,7 @@ class OffloadRecording:
             {
                 "step": iteration.number,
                 "latency_s": float(shares.sum()),
-                "bound_s": float(np.minimum(bound, shares.sum(axis=1)).sum()),
+                "bound_s": float(bound.sum()),
                 "tokens": tokens,
                 "copies": int(record.demand.copies.sum()) - skipped,
                 "dropped_copies": skipped,

@@ -48,7 +48,6 @@ class Residency:
         caches: cache of each layer.
         firsts: slot in it of the layer's first expert.
         present: experts of each layer that are there or on their way, in any precision.
-        evictions: experts that have left.
         gone: prefetched experts that left before their layer came, as precision and slot; whoever counts them
             empties the list.
     """
@@ -59,7 +58,6 @@ class Residency:
         self.passing = policy.keeps == "passing"
         self.per_layer = frame.caches == frame.layers
         self.state = policy.start(frame)
-        self.evictions = 0
         self.gone: list[tuple[int, int]] = []
         self.caches = list(range(frame.layers)) if self.per_layer else [0] * frame.layers
         self.firsts = [0 if self.per_layer else layer * frame.experts for layer in range(frame.layers)]
@@ -76,8 +74,7 @@ class Residency:
         if mix is None or not mix.low_share:
             self.stores = [Store(frame.capacity.tolist())]
         else:
-            low = np.floor(frame.capacity * mix.low_share / mix.low_size + 1e-9).astype(np.int64)
-            high = frame.capacity - np.ceil(frame.capacity * mix.low_share - 1e-9).astype(np.int64)
+            high, low = mix.split(frame.capacity)
             self.stores = [Store(high.tolist()), Store(low.tolist())]
 
     def see(
@@ -177,7 +174,6 @@ class Residency:
         """Let an expert go."""
         store = self.stores[precision]
         store.resident[cache].discard(slot)
-        self.evictions += 1
         layer, expert = (cache, slot) if self.per_layer else divmod(slot, self.frame.experts)
         for other in self.stores:
             if slot in other.resident[cache] or slot in other.coming[cache]:

@@ -23,7 +23,7 @@ from moesim.engine.offload.turn import Turn
 from moesim.engine.setup import Setup, blamed
 from moesim.policies.offload.hybrimoe import ExpertTimes
 from moesim.policies.offload.precision import SKIP
-from moesim.policies.prefetch.base import Ints, Outlook, PrefetchFrame
+from moesim.policies.prefetch.base import Ints, NoPrefetch, Outlook, PrefetchFrame
 from moesim.routing.requests import token_source
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class OffloadRunner:
         )
         caches = self.machine.residency
         self.resident: Sequence[AbstractSet[int]] = caches[0].present if devices == 1 else Held(caches)
-        self.predicts = offload.prefetch.name != "none"
+        self.predicts = not isinstance(offload.prefetch, NoPrefetch)
         self.times = self._times() if offload.misses.uses_cpu else None
         self.predictor = offload.prefetch.start(frame)
         self.batch = MicroBatch.of(setup) if devices > 1 else None
@@ -268,11 +268,15 @@ class OffloadRunner:
         return self.prices.decoding(iteration.tokens, first, last, iteration.context)
 
     def _computed(self, demand: Demand, turns: list[list[Turn]]) -> Ints:
-        """Return the copies that are computed [MoE layers, experts]; skipped experts have none."""
-        if not any(turn.skipped for row in turns for turn in row):
-            return demand.copies
+        """Return the copies that are computed in their layer [MoE layers, experts].
+
+        Skipped experts have none, nor have those that a CPU could begin before the layer did.
+        """
         copies = demand.copies.copy()
         for layer, (asked, row) in enumerate(zip(demand.layers, turns, strict=True)):
+            for turn in row:
+                for expert, tokens in zip(turn.foretold, turn.early, strict=True):
+                    copies[layer, expert] -= tokens
             if asked.classes is not None and any(turn.skipped for turn in row):
                 for expert, kind in zip(asked.experts, asked.classes, strict=True):
                     if kind == SKIP:

@@ -12,6 +12,7 @@ from moesim.engine.setup import Setup
 from moesim.errors import InputError
 from moesim.policies.cache.base import CacheFrame
 from moesim.policies.offload.system import Offload
+from moesim.policies.prefetch.base import NoPrefetch
 from moesim.routing.requests import TokenSource
 from moesim.units import format_bytes
 
@@ -88,7 +89,7 @@ def sizes_of(setup: Setup, offload: Offload, source: TokenSource, profiled: int 
     if any(len(set(experts)) > 1 for experts in setup.routed):
         message = f"the experts of a layer of '{setup.model.name}' are of several kinds, offloading knows one"
         raise InputError(message, hint="describe the model with experts of one size")
-    if offload.cache.keeps == "fixed" and offload.prefetch.name != "none":
+    if offload.cache.keeps == "fixed" and not isinstance(offload.prefetch, NoPrefetch):
         message = (
             f"cache '{offload.cache.name}' never changes, so prefetch '{offload.prefetch.name}' has no room"
         )
@@ -231,8 +232,7 @@ def _check_shares(offload: Offload, capacity: Ints) -> None:
     mix = offload.cache.precisions()
     if mix is None or not mix.low_share:
         return
-    low = np.floor(capacity * mix.low_share / mix.low_size + 1e-9)
-    high = capacity - np.ceil(capacity * mix.low_share - 1e-9)
+    high, low = mix.split(capacity)
     for part, name in ((high, "high"), (low, "low")):
         if int(part.min()) < 1:
             message = (
@@ -244,8 +244,14 @@ def _check_shares(offload: Offload, capacity: Ints) -> None:
 def free_memory(setup: Setup, device: int) -> float:
     """Return the bytes of a device that neither weights outside the experts nor sequences take."""
     memory = setup.cluster.devices[device].memory.capacity
-    served = setup.workload.requests
-    context = setup.workload.context if served is None else served.prompt + served.output
-    sequences = 1 if served is None and setup.workload.phase == "prefill" else int(setup.tokens[device])
-    taken = setup.model.resident_bytes + sequences * setup.model.sequence_bytes(context)
+    taken = setup.model.resident_bytes + float(cached_bytes(setup)[device])
     return max(0.0, memory * (1 - _SPARE) - taken - setup.memory.reserve)
+
+
+def cached_bytes(setup: Setup) -> Floats:
+    """Return the bytes that sequences cache on each device at their longest, [devices]."""
+    served, sequences = setup.workload.requests, setup.tokens.astype(np.float64)
+    context = setup.workload.context if served is None else served.prompt + served.output
+    if served is None and setup.workload.phase == "prefill":
+        sequences = np.ones_like(sequences)
+    return sequences * float(setup.model.sequence_bytes(context))

@@ -21,6 +21,7 @@ class Turn:
         pending: experts that wait for a slot: expert, tokens, precision.
         cpu: tokens of each expert that runs on the CPU.
         early: tokens of each that the CPU may begin earlier.
+        foretold: these experts.
         foretold_s: from when on it may (s).
         arrivals: when awaited copies came, with tokens (s).
         experts_s: seconds of experts on the device.
@@ -43,6 +44,7 @@ class Turn:
     pending: deque[tuple[int, int, int]] = field(default_factory=deque)
     cpu: list[int] = field(default_factory=list)
     early: list[int] = field(default_factory=list)
+    foretold: list[int] = field(default_factory=list)
     foretold_s: float = 0.0
     arrivals: list[tuple[float, int]] = field(default_factory=list)
     experts_s: float = 0.0

@@ -69,6 +69,17 @@ class Precisions:
     low_share: float
     low_size: float
 
+    def split(self, capacity: Ints) -> tuple[Ints, Ints]:
+        """Return how many experts in high and in low precision caches hold, [caches] each.
+
+        Args:
+            capacity: experts in high precision that their memory has room for, [caches].
+        """
+        # Sizes are whole experts; a product like 0.1 * 30 must not lose one to rounding.
+        low = np.floor(capacity * self.low_share / self.low_size + 1e-9).astype(np.int64)
+        high = capacity - np.ceil(capacity * self.low_share - 1e-9).astype(np.int64)
+        return high, low
+
 
 class Access(NamedTuple):
     """Experts that one token, or one pass of several tokens, needs at once.

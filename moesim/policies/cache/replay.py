@@ -163,9 +163,7 @@ def _stores(frame: CacheFrame, mix: Precisions | None) -> tuple[_Store, _Store |
     if mix is None or not mix.low_share:
         _check_fits(frame.capacity, frame.top_k, "a cache")
         return _Store(frame.capacity, frame.slots), None
-    # Sizes are whole experts; a product like 0.1 * 30 must not lose one to rounding.
-    low = np.floor(frame.capacity * mix.low_share / mix.low_size + 1e-9).astype(np.int64)
-    high = frame.capacity - np.ceil(frame.capacity * mix.low_share - 1e-9).astype(np.int64)
+    high, low = mix.split(frame.capacity)
     for part, name in ((high, "high"), (low, "low")):
         _check_fits(part, frame.top_k, f"the {name}-precision part of a cache, low_share {mix.low_share:g},")
     return _Store(high, frame.slots), _Store(low, frame.slots)
